@@ -1,0 +1,97 @@
+"""Every setting, from the environment, validated once at start."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from theon.errors import InputError
+
+SLOT_S = 900
+
+
+class Settings(BaseSettings):
+    """Theon's settings. Each comes from the environment variable named as its alias."""
+
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True)
+
+    home: Annotated[
+        Path,
+        Field(
+            validation_alias=AliasChoices("THEON_HOME", "home"),
+            description="Folder that holds all data: lake, embedded PostgreSQL, rejects.",
+        ),
+    ] = Path("~/.theon")
+    postgres_url: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("POSTGRES_URL", "postgres_url"),
+            description="A PostgreSQL 15 or newer to use instead of the embedded one; its user "
+            "must be able to create roles and schemas.",
+        ),
+    ] = None
+    port: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65535,
+            validation_alias=AliasChoices("PORT", "port"),
+            description="TCP port of the pages and the API.",
+        ),
+    ] = 3007
+    host: Annotated[
+        str,
+        Field(
+            validation_alias=AliasChoices("THEON_HOST", "host"),
+            description="Address to listen on; loopback unless set, for there is no sign-in yet.",
+        ),
+    ] = "127.0.0.1"
+    session_limit_s: Annotated[
+        int,
+        Field(
+            ge=SLOT_S,
+            le=24 * 3600,
+            validation_alias=AliasChoices("THEON_SESSION_LIMIT_S", "session_limit_s"),
+            description="Seconds: a gap between two events of a learner in a course counts as "
+            "time spent up to this length. 15 minutes or more.",
+        ),
+    ] = 1800
+    engine_memory_mb: Annotated[
+        int,
+        Field(
+            ge=200,
+            validation_alias=AliasChoices("THEON_ENGINE_MEMORY_MB", "engine_memory_mb"),
+            description="Megabytes the metric engine may hold before it spills to disk.",
+        ),
+    ] = 700
+    engine_threads: Annotated[
+        int,
+        Field(
+            ge=0,
+            validation_alias=AliasChoices("THEON_ENGINE_THREADS", "engine_threads"),
+            description="Threads of the metric engine; 0 takes one per core.",
+        ),
+    ] = 0
+
+    @property
+    def home_dir(self) -> Path:
+        """`home` as an absolute path, with `~` expanded."""
+        return self.home.expanduser().resolve()
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        InputError: a variable has a value that does not fit; says which and why.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"  {e['loc'][0]}: {e['msg']} (is {e.get('input')!r})" for e in error.errors()]
+        raise InputError(
+            "settings do not fit:\n" + "\n".join(lines),
+            where="environment",
+            next_step="Change or unset these variables; docs/settings.md lists them all.",
+        ) from error
