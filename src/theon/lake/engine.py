@@ -1,0 +1,39 @@
+"""The DuckDB connection every vectorised step works in."""
+
+import os
+from pathlib import Path
+
+import duckdb
+
+from theon.settings import Settings
+
+
+def open_engine(settings: Settings) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB that spills to `THEON_HOME/tmp` above its memory limit.
+
+    The connection works in UTC and never fetches extensions from outside. Memory:
+    `engine_memory_mb`; threads: `engine_threads`, or one per core.
+    """
+    spill = settings.home_dir / "tmp" / f"engine-{os.getpid()}"
+    spill.mkdir(parents=True, exist_ok=True)
+    connection = duckdb.connect(
+        config={
+            "memory_limit": f"{settings.engine_memory_mb}MB",
+            "temp_directory": str(spill),
+            "autoinstall_known_extensions": "false",
+            "threads": str(settings.engine_threads or os.cpu_count() or 1),
+            "TimeZone": "UTC",
+        }
+    )
+    connection.execute("SET enable_progress_bar = false")
+    return connection
+
+
+def sql_text(value: str | Path) -> str:
+    """A SQL string literal of `value`."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def sql_list(values: list[str] | list[Path]) -> str:
+    """A SQL list literal of strings, e.g. for `read_parquet`."""
+    return "[" + ", ".join(sql_text(v) for v in values) + "]"
