@@ -19,6 +19,9 @@ from theon.simulation.moodle_events import KINDS
 DUPLICATES = 0.003
 """Share of the main file's rows that the second delivery holds again."""
 
+GROUP_ROWS = 120_000
+"""Rows written at a time, or those of the busiest day where it has more."""
+
 # No join: with one, DuckDB may take the events for the side to keep in memory, and would
 # neither stream them nor keep their order.
 _ROW_SQL = """
@@ -225,11 +228,24 @@ def _write_campus(
     )
 
 
+def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches as tables of at least `GROUP_ROWS` rows, but for the last; at least one table."""
+    group: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        group.append(batch)
+        rows += len(batch)
+        if rows >= GROUP_ROWS:
+            yield pa.Table.from_batches(group)
+            group, rows = [], 0
+    yield pa.Table.from_batches(group, _ROW_SCHEMA)
+
+
 def _copy(batches: Iterable[pa.RecordBatch], path: Path, threads: int) -> int:
     """Spell the rows out as Moodle's columns and write them as CSV; return how many.
 
-    A day at a time, for one COPY over all of them would hold several days in memory to
-    keep their order. A half-written file never takes the place of a whole one.
+    In groups of days, for one COPY over all of them would hold too many in memory to keep
+    their order. A half-written file never takes the place of a whole one.
     """
     config: dict[str, str | bool | int | float | list[str]] = {"preserve_insertion_order": True}
     if threads:
@@ -239,13 +255,12 @@ def _copy(batches: Iterable[pa.RecordBatch], path: Path, threads: int) -> int:
     rows = 0
     try:
         with duckdb.connect(":memory:", config=config) as db, part.open("wb") as out:
-            for batch in batches:
-                log_rows = pa.Table.from_batches([batch])
-                pieces = log_rows.to_batches(8192)  # one each for the threads to take
+            for table in _gathered(batches):
+                pieces = table.to_batches(8192)  # one each for the threads to take
                 db.register("log_rows", pa.Table.from_batches(pieces, _ROW_SCHEMA))
                 header = "true" if out.tell() == 0 else "false"
                 db.execute(f"COPY ({_ROW_SQL}) TO '{target}' (FORMAT csv, HEADER {header})")
-                rows += len(batch)
+                rows += len(table)
                 with piece.open("rb") as written:
                     shutil.copyfileobj(written, out, 1 << 20)
         part.replace(path)
