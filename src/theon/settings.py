@@ -31,6 +31,14 @@ class Settings(BaseSettings):
             "must be able to create roles and schemas.",
         ),
     ] = None
+    postgres_app_url: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("POSTGRES_APP_URL", "postgres_app_url"),
+            description="The same database for the application's own user, where the user of "
+            "POSTGRES_URL may not create roles; neither superuser nor owner.",
+        ),
+    ] = None
     port: Annotated[
         int,
         Field(

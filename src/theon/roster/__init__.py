@@ -1,0 +1,1 @@
+"""Campuses, courses and people's ids: who and what the events speak of."""

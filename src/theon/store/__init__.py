@@ -1,0 +1,1 @@
+"""PostgreSQL: embedded server, roles, scope, migrations, bulk loads."""
