@@ -1,5 +1,7 @@
 """Courses and people of a campus, in bulk. Of people, ids alone: no name, no address."""
 
+from typing import Any
+
 import pyarrow as pa
 from sqlalchemy import Connection, text
 
@@ -9,16 +11,16 @@ from theon.store.bulk import copy_in
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-COURSE_SCHEMA = pa.schema(
-    {
-        "course_id": pa.string(),
-        "short_name": pa.string(),
-        "full_name": pa.string(),
-        "visible": pa.bool_(),  # null: the source does not say
-        "deleted": pa.bool_(),
-    }
-)
-PEOPLE_SCHEMA = pa.schema({"user_id": pa.string(), "deleted": pa.bool_()})
+_COURSE: list[pa.Field[Any]] = [
+    pa.field("course_id", pa.string()),
+    pa.field("short_name", pa.string()),
+    pa.field("full_name", pa.string()),
+    pa.field("visible", pa.bool_()),  # null: the source does not say
+    pa.field("deleted", pa.bool_()),
+]
+_PERSON: list[pa.Field[Any]] = [pa.field("user_id", pa.string()), pa.field("deleted", pa.bool_())]
+COURSE_SCHEMA = pa.schema(_COURSE)
+PEOPLE_SCHEMA = pa.schema(_PERSON)
 
 
 def upsert_courses(store: Store, campus: Campus, courses: pa.Table | pa.RecordBatchReader) -> int:

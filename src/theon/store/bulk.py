@@ -1,64 +1,121 @@
 """Arrow to PostgreSQL and back, by COPY, batch by batch.
 
-CSV carries the rows. In it a quoted empty field is an empty string and an unquoted one a
-null, in both directions, so the two never mix. PostgreSQL's text cannot hold the character
+In goes the binary format. Out comes CSV, in which a quoted empty field is an empty string
+and an unquoted one a null, so the two never mix. PostgreSQL's text cannot hold the character
 NUL; a string with one in it is refused.
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 import pyarrow.csv as pacsv
 from psycopg import sql
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from theon.errors import InputError
+from theon.store.pgcopy import HEADER, TRAILER, encoder
 
 READ_BLOCK_BYTES = 4 << 20
-
-_WRITE_OPTIONS = pacsv.WriteOptions(include_header=False, quoting_style="needed")
+WRITE_BLOCK_BYTES = 16 << 20
+WRITE_BLOCK_ROWS = 65_536
 
 
 def copy_in(conn: Connection, table: str, reader: pa.RecordBatchReader | pa.Table) -> int:
     """Append all rows of `reader` to `table`, in the transaction of `conn`.
 
     The table must not be under row-level security (PostgreSQL refuses COPY there): load a
-    temporary table and insert from it. Columns go by name; the table may have others.
+    temporary table and insert from it. Columns go by name and are cast to the table's types,
+    refusing what would lose something; the table may have more columns.
 
     Args:
         conn: a connection inside a transaction.
         table: a temporary table's name, or `schema.name`.
-        reader: rows to append; timestamps must carry a time zone.
+        reader: rows to append; a timestamp with a time zone goes into `timestamptz`, one
+            without into `timestamp`.
 
     Returns:
         The number of rows.
 
     Raises:
-        InputError: a column's type has no counterpart, or PostgreSQL refused a value.
+        InputError: a column is unknown, its type has no counterpart, or a value does not fit.
     """
-    schema = _flat(reader.schema)
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
-        sql.Identifier(*table.split(".")), sql.SQL(", ").join(map(sql.Identifier, schema.names))
+    columns = _target_columns(conn, table, reader.schema)
+    encode = _encoder(columns, table)
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
+        sql.Identifier(*table.split(".")),
+        sql.SQL(", ").join(sql.Identifier(name) for name, _ in columns),
     )
     batches = reader.to_batches() if isinstance(reader, pa.Table) else reader
     rows = 0
     try:
         with _driver(conn).cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(HEADER)
             for batch in batches:
-                out = io.BytesIO()
-                pacsv.write_csv(batch.cast(schema), out, _WRITE_OPTIONS)
-                copy.write(out.getbuffer())
+                for part in _slices(batch):
+                    copy.write(encode(part))
                 rows += batch.num_rows
-    except psycopg.DataError as error:
+            copy.write(TRAILER)
+    except (psycopg.DataError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(
-            f"PostgreSQL refused a value: {str(error).strip()}",
+            f"a value does not fit: {str(error).strip()}",
             where=f"table {table}",
-            next_step="Mend or leave out the row that it names; nothing of this load was kept.",
+            next_step="Mend or leave out the row that has it; nothing of this load was kept.",
         ) from error
     return rows
+
+
+def _target_columns(conn: Connection, table: str, schema: pa.Schema) -> list[tuple[str, str]]:
+    """Name and PostgreSQL type of the columns to fill, in the order of `schema`."""
+    found = conn.execute(
+        text(
+            "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute"
+            " WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped"
+        ),
+        {"table": sql.Identifier(*table.split(".")).as_string()},
+    )
+    types = {str(name): str(kind) for name, kind in found.all()}
+    unknown = [name for name in schema.names if name not in types]
+    if unknown:
+        raise InputError(
+            f"there is no column {', '.join(unknown)}" if types else "there is no such table",
+            where=f"table {table}",
+            next_step=f"It has: {', '.join(types)}." if types else "Make it first.",
+        )
+    for field in schema:
+        naive = pa.types.is_timestamp(field.type) and field.type.tz is None
+        aware = pa.types.is_timestamp(field.type) and field.type.tz is not None
+        if (naive and types[field.name] == "timestamp with time zone") or (
+            aware and types[field.name] == "timestamp without time zone"
+        ):
+            raise InputError(
+                f"column {field.name!r} is {types[field.name]}, the rows have {field.type}",
+                where=f"table {table}",
+                next_step="Say in the rows which time zone these times are in, or that none is.",
+            )
+    return [(name, types[name]) for name in schema.names]
+
+
+def _encoder(columns: list[tuple[str, str]], table: str) -> Callable[[pa.RecordBatch], memoryview]:
+    try:
+        return encoder(columns)
+    except KeyError as error:
+        name = error.args[0]
+        raise InputError(
+            f"column {name!r} has the type {dict(columns)[name]}, which cannot be loaded in bulk",
+            where=f"table {table}",
+            next_step="Load it as text or a number and convert it in the database.",
+        ) from error
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in parts whose encoding takes tens of megabytes, not more."""
+    share = WRITE_BLOCK_BYTES / max(batch.nbytes, 1)
+    rows = max(1, min(WRITE_BLOCK_ROWS, int(batch.num_rows * share)))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
 
 
 def read_arrow(
