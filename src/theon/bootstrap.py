@@ -1,0 +1,64 @@
+"""Opens Theon: settings, store and lake. The only place that picks adapters."""
+
+from dataclasses import dataclass
+from types import TracebackType
+
+from theon.errors import InputError, UnavailableError
+from theon.lake.table import EventLake
+from theon.settings import Settings
+from theon.store.engine import Store
+
+
+@dataclass(frozen=True)
+class Theon:
+    """Everything a command works with; close it, or use it as a context manager.
+
+    Attributes:
+        settings: as read at start.
+        store: PostgreSQL, embedded or the operator's.
+        lake: the events.
+    """
+
+    settings: Settings
+    store: Store
+    lake: EventLake
+
+    def close(self) -> None:
+        """Close what was opened; the last user of the embedded PostgreSQL stops it."""
+        self.store.close()
+
+    def __enter__(self) -> "Theon":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_theon(settings: Settings) -> Theon:
+    """Make `THEON_HOME` if need be, then open the store and the lake.
+
+    Raises:
+        InputError: `THEON_HOME` is a file, or a setting does not fit.
+        UnavailableError: the folder cannot be made or written, or no PostgreSQL answers.
+    """
+    home = settings.home_dir
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            "THEON_HOME is not a folder",
+            where=str(home),
+            next_step="Set THEON_HOME to a folder, or to one that does not exist yet.",
+        ) from error
+    except OSError as error:
+        raise UnavailableError(
+            f"THEON_HOME cannot be made: {error.strerror}",
+            where=str(home),
+            next_step="Set THEON_HOME to a folder that you may write to.",
+        ) from error
+    return Theon(settings, Store.open(settings), EventLake(settings))

@@ -1,0 +1,64 @@
+"""`theon ingest`."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from theon import cli_common
+
+
+class SourceFormat(StrEnum):
+    """What `theon ingest` reads."""
+
+    MOODLE_REPORT = "moodle-report"
+    MOODLE_LOGSTORE = "moodle-logstore"
+    MOODLE_DB = "moodle-db"
+
+
+def ingest(
+    location: Annotated[
+        str,
+        typer.Argument(help="A file (CSV, XLSX or JSON, .gz too), or a database's URL."),
+    ],
+    source_format: Annotated[
+        SourceFormat,
+        typer.Option(
+            "--format",
+            help="moodle-report: a log report downloaded in Moodle; moodle-logstore: the table "
+            "logstore_standard_log as CSV; moodle-db: Moodle's own database, read only.",
+        ),
+    ],
+    campus: Annotated[str, typer.Option(help="Slug of the campus the events belong to.")],
+    course: Annotated[
+        str | None, typer.Option(help="Course id, for the report of a single course.")
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option(help="Prefix of the tables of a Moodle database.")
+    ] = "mdl_",
+) -> None:
+    """Read events into the lake; what is there already is recognised, never counted twice.
+
+    Example: theon ingest logstore_standard_log.csv.gz --format moodle-logstore --campus lincoln
+    Example: theon ingest mysql://reader@db/moodle --format moodle-db --campus lincoln
+    """
+    from theon.intake.pipeline import ingest as run_ingest  # noqa: PLC0415
+
+    with cli_common.open_theon() as theon:
+        summary = run_ingest(
+            theon.store,
+            theon.lake,
+            theon.settings,
+            location=location,
+            format=source_format.value,
+            campus=campus,
+            course=course,
+            prefix=prefix,
+            progress=cli_common.progress(),
+        )
+    typer.echo(
+        f"read {summary.read:,} · new {summary.new:,} · known {summary.known:,}"
+        f" · rejected {summary.rejected:,}"
+    )
+    if summary.exit_status:
+        raise typer.Exit(summary.exit_status)

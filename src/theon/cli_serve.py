@@ -1,0 +1,49 @@
+"""`theon serve`: the API and the pages in one process."""
+
+import errno
+import socket
+
+import typer
+import uvicorn
+
+from theon.api.app import create_app
+from theon.bootstrap import Theon
+from theon.errors import UnavailableError
+from theon.web.pages import add_pages
+
+
+def serve_pages(theon: Theon) -> None:
+    """Serve on the host and port of the settings until a signal ends it.
+
+    Raises:
+        UnavailableError: the port is taken, or the address is not this machine's.
+    """
+    host, port = theon.settings.host, theon.settings.port
+    sock = _listen(host, port)
+    app = create_app(theon.store)
+    add_pages(app, theon.store)
+    shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
+    typer.secho(f"Theon is at http://{shown}:{port} (Ctrl-C ends it)", err=True, bold=True)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+    with sock:
+        uvicorn.Server(config).run(sockets=[sock])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # Bound here rather than by uvicorn, whose message for a taken port is a log line.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        taken = error.errno == errno.EADDRINUSE
+        raise UnavailableError(
+            "the port is taken by another program" if taken else f"cannot listen: {error.strerror}",
+            where=f"{host}:{port}",
+            next_step=f"Stop that program, or use another port: PORT={port + 1} theon serve"
+            if taken
+            else "Set THEON_HOST to an address of this machine, such as 127.0.0.1.",
+        ) from error
+    return sock
