@@ -1,0 +1,1 @@
+"""Sources of events: each is read, checked, staged and appended to the lake."""
