@@ -1,0 +1,325 @@
+"""The event lake: one Delta table, append-only, in which an event id is once per campus.
+
+The table's own commit log is the only record of what arrived when. Readers remember the
+version they have processed and ask for the files that came or went since; so nothing has
+to be written in two places, and a crash after a commit loses nothing.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import duckdb
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction
+
+from theon.errors import ConflictError, InputError, UnavailableError
+from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
+from theon.lake.engine import open_engine, sql_list, sql_text
+from theon.observability.progress import ProgressReporter, SilentProgress
+from theon.settings import Settings
+
+# Small row groups let a refresh of one hour skip the rest of a file by its statistics.
+ROW_GROUP_ROWS = 61_440
+APPEND_ATTEMPTS = 10
+# A repeated event carries the same time; the margin only covers rounding at the file's ends.
+KNOWN_MARGIN = timedelta(hours=1)
+
+_STATS_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+_SQL_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.bool_(): "BOOLEAN",
+}
+
+
+@dataclass(frozen=True)
+class AppendResult:
+    """What an append did, in events.
+
+    Attributes:
+        new: appended now.
+        known: left out because the lake held them already (or the batch held them twice).
+        version: the lake's version that holds them.
+    """
+
+    new: int
+    known: int
+    version: int
+
+
+@dataclass(frozen=True)
+class LakeFile:
+    """One data file of the lake.
+
+    Attributes:
+        path: absolute path.
+        campus: slug of the campus all its events belong to.
+        rows: number of events.
+        size_bytes: size on disk.
+        first_at, last_at: earliest and latest `occurred_at` in it, UTC.
+    """
+
+    path: str
+    campus: str
+    rows: int
+    size_bytes: int
+    first_at: datetime
+    last_at: datetime
+
+
+class EventLake:
+    """The event table below `THEON_HOME/lake/events`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Name the lake of `settings`; opens nothing yet."""
+        self._settings = settings
+        self.path = settings.home_dir / "lake" / "events"
+
+    def _table(self, version: int | None = None) -> DeltaTable:
+        if not DeltaTable.is_deltatable(str(self.path)):
+            self.path.mkdir(parents=True, exist_ok=True)
+            DeltaTable.create(
+                str(self.path),
+                schema=EVENT_SCHEMA,
+                mode="ignore",
+                partition_by=PARTITION_COLUMNS,
+                name="events",
+                configuration={
+                    "delta.dataSkippingStatsColumns": "occurred_at,source",
+                    "delta.logRetentionDuration": "interval 365 days",
+                },
+            )
+        try:
+            return DeltaTable(str(self.path), version=version)
+        except (DeltaError, OSError) as error:
+            raise UnavailableError(
+                f"the event lake cannot be read: {error}",
+                where=str(self.path),
+                next_step="Check the folder's rights and the disk; `theon doctor` looks at both.",
+            ) from error
+
+    def version(self) -> int:
+        """The version of the newest commit; 0 is the empty lake."""
+        return self._table().version()
+
+    def files(self, campus: str | None = None, *, version: int | None = None) -> list[LakeFile]:
+        """The data files of `campus` (or of all) in `version` (or the newest)."""
+        return _files(self._table(version), self.path, campus)
+
+    def changes(self, campus: str, since: int) -> tuple[list[LakeFile], int]:
+        """Files of `campus` that came or went after version `since`, and the newest version.
+
+        With `since` below 0, or a version whose log is gone, that is every file.
+        """
+        table = self._table()
+        now = _files(table, self.path, campus)
+        if since < 0 or since > table.version():
+            return now, table.version()
+        if since == table.version():
+            return [], since
+        try:
+            before = _files(self._table(since), self.path, campus)
+        except UnavailableError:
+            return now, table.version()
+        old, new = {f.path for f in before}, {f.path for f in now}
+        changed = [f for f in now if f.path not in old] + [f for f in before if f.path not in new]
+        return changed, table.version()
+
+    def append(
+        self, staged: Path, campus: str, progress: ProgressReporter | None = None
+    ) -> AppendResult:
+        """Append the events of the Parquet file `staged` that the lake does not hold yet.
+
+        Args:
+            staged: has the columns of `EVENT_SCHEMA`; `campus` and `month` may be missing
+                and are worked out. Any number of rows; memory stays bounded.
+            campus: slug of the campus they belong to.
+            progress: gets one step, in events.
+
+        Returns:
+            How many were new and how many known. One Delta commit, or none if nothing is new.
+
+        Raises:
+            InputError: `staged` lacks a column.
+            ConflictError: other writers kept winning; nothing was appended.
+        """
+        with open_engine(self._settings) as engine:
+            for _ in range(APPEND_ATTEMPTS):
+                try:
+                    return self._append_once(engine, staged, campus, progress or SilentProgress())
+                except CommitFailedError as error:
+                    if "oncurrent" not in str(error):
+                        raise
+        raise ConflictError(
+            "other writers kept appending to the same campus",
+            where=f"event lake, campus {campus}",
+            next_step="Nothing was appended. Run the same command again.",
+        )
+
+    def _append_once(
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        staged: Path,
+        campus: str,
+        progress: ProgressReporter,
+    ) -> AppendResult:
+        table = self._table()
+        months = _months(engine, staged)
+        total = sum(m.rows for m in months)
+        known_files = _files(table, self.path, campus)
+        written: list[AddAction] = []
+        committed = False
+        try:
+            with progress.step(f"Appending to the lake ({campus})", total, "events") as step:
+                for month in months:
+                    action = _write_month(engine, self.path, staged, campus, month, known_files)
+                    written += [action] if action else []
+                    step.advance(month.rows)
+            new = sum(json.loads(a.stats)["numRecords"] for a in written)
+            if written:
+                # The fence: of two commits of one campus that were prepared against the same
+                # version only one succeeds, so what was checked to be new still is.
+                fence = f"intake/{campus}"
+                turn = (table.transaction_version(fence) or 0) + 1
+                table.create_write_transaction(
+                    written,
+                    mode="append",
+                    schema=EVENT_SCHEMA,
+                    partition_by=PARTITION_COLUMNS,
+                    commit_properties=CommitProperties(app_transactions=[Transaction(fence, turn)]),
+                )
+            committed = True
+        finally:
+            if not committed:
+                for action in written:
+                    (self.path / action.path).unlink(missing_ok=True)
+        return AppendResult(new, total - new, self.version())
+
+
+@dataclass(frozen=True)
+class _Month:
+    name: str  # 'YYYY-MM', UTC
+    rows: int
+    first_at: datetime
+    last_at: datetime
+
+
+def _months(engine: duckdb.DuckDBPyConnection, staged: Path) -> list[_Month]:
+    """What months the staged events fall into, in order."""
+    source = f"read_parquet({sql_text(staged)})"
+    missing = set(EVENT_SCHEMA.names) - set(PARTITION_COLUMNS)
+    missing -= set(engine.sql(f"SELECT * FROM {source}").columns)
+    if missing:
+        raise InputError(f"staged events lack the columns {sorted(missing)}", where=str(staged))
+    rows = engine.sql(
+        "SELECT strftime(occurred_at, '%Y-%m') AS name, count(*), epoch_us(min(occurred_at)), "
+        f"epoch_us(max(occurred_at)) FROM {source} GROUP BY name ORDER BY name"
+    ).fetchall()
+    return [_Month(n, count, _utc(low), _utc(high)) for n, count, low, high in rows]
+
+
+def _utc(epoch_us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=epoch_us)
+
+
+def _write_month(
+    engine: duckdb.DuckDBPyConnection,
+    root: Path,
+    staged: Path,
+    campus: str,
+    month: _Month,
+    known_files: list[LakeFile],
+) -> AddAction | None:
+    """Write the new events of one month to a data file; None if none is new."""
+    path = root / f"campus={campus}" / f"month={month.name}" / f"part-{uuid4().hex}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    select = _new_events_sql(engine, staged, month, known_files)
+    engine.execute(
+        f"COPY ({select}) TO {sql_text(path)} "
+        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+    ).fetchall()
+    [(rows, low, high)] = engine.sql(
+        "SELECT count(*), epoch_us(min(occurred_at)), epoch_us(max(occurred_at)) "
+        f"FROM read_parquet({sql_text(path)}, hive_partitioning = false)"
+    ).fetchall()
+    if rows == 0:
+        path.unlink()
+        return None
+    _flush_to_disk(path)
+    stats = {
+        "numRecords": rows,
+        "minValues": {"occurred_at": _utc(low).strftime(_STATS_TIME)},
+        "maxValues": {"occurred_at": _utc(high).strftime(_STATS_TIME)},
+        "nullCount": {"occurred_at": 0},
+    }
+    return AddAction(
+        path=str(path.relative_to(root)),
+        size=path.stat().st_size,
+        partition_values={"campus": campus, "month": month.name},
+        modification_time=int(path.stat().st_mtime * 1000),
+        data_change=True,
+        stats=json.dumps(stats),
+    )
+
+
+def _flush_to_disk(path: Path) -> None:
+    """A commit must never name a file that a power cut could still lose."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _new_events_sql(
+    engine: duckdb.DuckDBPyConnection, staged: Path, month: _Month, known_files: list[LakeFile]
+) -> str:
+    """SQL of one month's staged events whose id no overlapping file holds, each id once."""
+    low, high = month.first_at - KNOWN_MARGIN, month.last_at + KNOWN_MARGIN
+    overlapping = [f.path for f in known_files if f.first_at <= high and f.last_at >= low]
+    in_month = (
+        f"occurred_at BETWEEN TIMESTAMPTZ '{month.first_at.isoformat()}' "
+        f"AND TIMESTAMPTZ '{month.last_at.isoformat()}'"
+    )
+    source = f"read_parquet({sql_text(staged)}, file_row_number = true)"
+    where = in_month
+    if overlapping:
+        where += (
+            f" AND NOT EXISTS (SELECT 1 FROM read_parquet({sql_list(overlapping)}, "
+            "hive_partitioning = false) known WHERE known.event_id = staged.event_id AND "
+            f"known.occurred_at BETWEEN TIMESTAMPTZ '{low.isoformat()}' "
+            f"AND TIMESTAMPTZ '{high.isoformat()}')"
+        )
+    [(unique,)] = engine.sql(
+        f"SELECT count(*) = count(DISTINCT hash(event_id)) FROM {source} WHERE {in_month}"
+    ).fetchall()
+    if not unique:
+        where += " QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY file_row_number) = 1"
+    columns = ", ".join(
+        f"{f.name}::{_SQL_TYPES[f.type]} AS {f.name}"
+        for f in EVENT_SCHEMA
+        if f.name not in PARTITION_COLUMNS
+    )
+    return f"SELECT {columns} FROM {source} staged WHERE {where}"
+
+
+def _files(table: DeltaTable, root: Path, campus: str | None) -> list[LakeFile]:
+    actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    return [
+        LakeFile(
+            path=str(root / a["path"]),
+            campus=a["partition.campus"],
+            rows=a["num_records"],
+            size_bytes=a["size_bytes"],
+            first_at=a["min.occurred_at"],
+            last_at=a["max.occurred_at"],
+        )
+        for a in actions
+        if campus is None or a["partition.campus"] == campus
+    ]
