@@ -110,21 +110,23 @@ TABLES = {
         updated_at timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (campus_id, source)
     """,
-    "cell_files": """
+    "derived_files": """
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         campus_id int NOT NULL REFERENCES theon.campuses (id),
+        dataset text NOT NULL CHECK (dataset IN ('cells', 'days')),
         path text NOT NULL,
         row_count bigint NOT NULL,
         created_at timestamptz NOT NULL DEFAULT now(),
         UNIQUE (campus_id, id)
     """,
-    "cell_hours": """
+    "derived_parts": """
         campus_id int NOT NULL REFERENCES theon.campuses (id),
-        hour int NOT NULL,
+        dataset text NOT NULL,
+        period int NOT NULL,
         file_id bigint NOT NULL,
         row_count int NOT NULL,
-        PRIMARY KEY (campus_id, hour),
-        FOREIGN KEY (campus_id, file_id) REFERENCES theon.cell_files (campus_id, id)
+        PRIMARY KEY (campus_id, dataset, period),
+        FOREIGN KEY (campus_id, file_id) REFERENCES theon.derived_files (campus_id, id)
     """,
     "refresh_state": """
         campus_id int PRIMARY KEY REFERENCES theon.campuses (id),
@@ -146,12 +148,13 @@ TABLES = {
 }
 
 MEANINGS = """
-COMMENT ON COLUMN theon.cell_hours.hour IS 'epoch seconds // 3600, UTC';
+COMMENT ON COLUMN theon.derived_parts.period IS
+    'cells: epoch seconds // 3600, UTC; days: local date as days since 1970-01-01';
 COMMENT ON COLUMN theon.intake_runs.location IS 'file or URL, passwords removed';
 COMMENT ON COLUMN theon.refresh_state.lake_version IS 'last version of the lake seen; -1: none';
 COMMENT ON TABLE theon.people IS 'ids only: neither names nor addresses';
 CREATE INDEX intake_rejects_run ON theon.intake_rejects (campus_id, run_id);
-CREATE INDEX cell_hours_file ON theon.cell_hours (campus_id, file_id);
+CREATE INDEX derived_parts_file ON theon.derived_parts (campus_id, file_id);
 """
 
 
