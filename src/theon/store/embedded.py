@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-import psycopg
 from psycopg import sql
 from sqlalchemy import URL
 
@@ -35,6 +34,7 @@ from theon.errors import UnavailableError
 from theon.store import postmaster
 from theon.store.secrets import make_secret
 from theon.store.server_user import ServerUser, open_programs, open_way, server_user
+from theon.store.urls import DRIVER, connect, place, why_no_login
 
 DATABASE = "theon"
 OWNER = "theon_owner"
@@ -286,7 +286,7 @@ class EmbeddedServer:
 
     def _url(self, socket_dir: Path, user: str, database: str, secret: str) -> URL:
         return URL.create(
-            "postgresql+psycopg",
+            DRIVER,
             username=user,
             password=make_secret(self.home, secret),
             database=database,
@@ -319,37 +319,32 @@ def _version(programs: Path) -> int:
 
 def _ensure_owner(superuser: URL, owner: URL) -> None:
     """Make the owner's role and database if this is the first start."""
-    try:
-        _connect(owner).close()
-    except psycopg.OperationalError:
-        with _connect(superuser) as connection:
-            name = sql.Identifier(OWNER)
-            known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [OWNER])
-            verb = "CREATE" if known.fetchone() is None else "ALTER"
-            connection.execute(
-                sql.SQL("{} ROLE {} LOGIN CREATEROLE PASSWORD {}").format(
-                    sql.SQL(verb), name, sql.Literal(owner.password)
-                )
-            )
-            known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
-            if known.fetchone() is None:
-                database = sql.Identifier(DATABASE)
-                connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, name))
-                connection.execute(
-                    sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(database)
-                )
-
-
-def _connect(url: URL) -> psycopg.Connection[tuple[object, ...]]:
-    return psycopg.connect(
-        host=str(url.query["host"]),
-        port=str(url.query["port"]),
-        user=url.username,
-        password=url.password,
-        dbname=url.database,
-        autocommit=True,
-        connect_timeout=30,
-    )
+    if why_no_login(owner) is None:
+        return
+    reason = why_no_login(superuser)
+    if reason is not None:
+        raise UnavailableError(
+            f"the embedded PostgreSQL runs but does not let us in: {reason}",
+            where=place(owner),
+            next_step="Its passwords are in the folder `secrets` beside its data: bring back the "
+            "files that belong to this database.",
+        )
+    role, database = sql.Identifier(OWNER), sql.Identifier(DATABASE)
+    password = sql.Literal(owner.password)
+    with connect(superuser) as connection:
+        known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [OWNER]).fetchone()
+        make = "ALTER ROLE {} LOGIN CREATEROLE PASSWORD {}"
+        if known is None:
+            make = "CREATE ROLE {} LOGIN CREATEROLE PASSWORD {}"
+        connection.execute(sql.SQL(make).format(role, password))
+        known = connection.execute(
+            "SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]
+        ).fetchone()
+        if known is None:
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
+        connection.execute(
+            sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(database)
+        )
 
 
 def _fits(folder: Path) -> bool:

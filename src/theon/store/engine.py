@@ -4,21 +4,18 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from theon.errors import InputError, UnavailableError
+from theon.errors import UnavailableError
 from theon.settings import Settings
 from theon.store.embedded import EmbeddedServer
 from theon.store.schema import prepare
 from theon.store.scope import Scope, set_scope
 from theon.store.secrets import make_secret
-
-DRIVER = "postgresql+psycopg"
-CONNECT_LIMIT_S = 10
+from theon.store.urls import CONNECT_LIMIT_S, place, read_url
 
 
 class Store:
@@ -50,26 +47,18 @@ class Store:
             except BaseException:
                 embedded.release()
                 raise
-        return cls._open(settings, _read_url(settings.postgres_url, "POSTGRES_URL"), None)
+        return cls._open(settings, read_url(settings.postgres_url, "POSTGRES_URL"), None)
 
     @classmethod
     def _open(cls, settings: Settings, owner: URL, server: EmbeddedServer | None) -> "Store":
-        given = settings.postgres_app_url
-        if given is None or server is not None:
-            app = _own_app_url(settings, owner)
-        else:
-            app = _read_url(given, "POSTGRES_APP_URL")
-        owner_engine = _engine(owner, f"-c theon.app_role={app.username}", pool_size=1)
+        given = settings.postgres_app_url if server is None else None
+        app = read_url(given, "POSTGRES_APP_URL") if given else _own_app_url(settings, owner)
+        role = str(app.username).replace("\\", "\\\\").replace(" ", "\\ ")
+        owner_engine = _engine(owner, f"-c theon.app_role={role}", pool_size=1)
         app_engine = _engine(app, "", pool_size=4)
         try:
-            can_log_in = _logs_in(app)
             with _reachable(owner):
-                prepare(
-                    owner_engine,
-                    app,
-                    make_role=given is None or server is not None,
-                    can_log_in=can_log_in,
-                )
+                prepare(owner_engine, app, make_role=given is None)
             with _reachable(app), app_engine.connect():
                 pass
         except BaseException:
@@ -107,10 +96,11 @@ class Store:
         try:
             with self._connect(engine) as conn, conn.begin():
                 yield conn
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise _gone(engine.url, error) from error
-            raise
+        except (DBAPIError, psycopg.OperationalError) as error:
+            # Bulk loads speak to the driver directly, so its own errors come here as well.
+            if isinstance(error, DBAPIError) and not error.connection_invalidated:
+                raise
+            raise _gone(engine.url, error) from error
 
     def _connect(self, engine: Engine) -> Connection:
         try:
@@ -141,32 +131,6 @@ class Store:
         self.close()
 
 
-def libpq_arguments(url: URL) -> dict[str, Any]:
-    """The URL as arguments for `psycopg.connect`."""
-    named = url.translate_connect_args(username="user", database="dbname")
-    return {"connect_timeout": CONNECT_LIMIT_S, **named, **dict(url.query)}
-
-
-def _read_url(text: str, variable: str) -> URL:
-    try:
-        url = make_url(text)
-    except ArgumentError:
-        url = None
-    if url is None or url.get_backend_name() not in ("postgresql", "postgres"):
-        raise InputError(
-            "this is not a PostgreSQL URL",
-            where=variable,
-            next_step="Write it as postgresql://user:password@host:5432/database.",
-        )
-    if not url.username or not url.database:
-        raise InputError(
-            "the URL names no user or no database",
-            where=variable,
-            next_step="Write it as postgresql://user:password@host:5432/database.",
-        )
-    return url.set(drivername=DRIVER)
-
-
 def _own_app_url(settings: Settings, owner: URL) -> URL:
     """The role that Theon makes: one per database, for roles belong to the whole server."""
     name = f"theon_app_{owner.database}"
@@ -192,14 +156,6 @@ def _engine(url: URL, options: str, *, pool_size: int) -> Engine:
     )
 
 
-def _logs_in(url: URL) -> bool:
-    try:
-        psycopg.connect(**libpq_arguments(url)).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
 @contextmanager
 def _reachable(url: URL) -> Iterator[None]:
     try:
@@ -208,26 +164,19 @@ def _reachable(url: URL) -> Iterator[None]:
         raise _unreachable(url, error) from error
 
 
-def _place(url: URL) -> str:
-    return url.render_as_string(hide_password=True).replace(f"{DRIVER}://", "postgresql://")
-
-
-def _reason(error: DBAPIError) -> str:
-    return str(error.orig).strip() or type(error.orig).__name__
-
-
-def _unreachable(url: URL, error: DBAPIError) -> UnavailableError:
+def _unreachable(url: URL, error: OperationalError) -> UnavailableError:
     return UnavailableError(
-        f"the database cannot be reached: {_reason(error)}",
-        where=_place(url),
+        f"the database cannot be reached: {str(error.orig or error).strip()}",
+        where=place(url),
         next_step="Check that the server runs and that host, port, user and password in "
         "POSTGRES_URL are right; unset it to use the embedded PostgreSQL.",
     )
 
 
-def _gone(url: URL, error: DBAPIError) -> UnavailableError:
+def _gone(url: URL, error: DBAPIError | psycopg.Error) -> UnavailableError:
+    reason = str(getattr(error, "orig", error)).strip()
     return UnavailableError(
-        f"the database went away in the middle of a transaction: {_reason(error)}",
-        where=_place(url),
+        f"the database went away in the middle of a transaction: {reason}",
+        where=place(url),
         next_step="Nothing of this transaction was kept; run the command again.",
     )

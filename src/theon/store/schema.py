@@ -6,37 +6,53 @@ same moment wait for the first and find everything done.
 
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy.exc import ProgrammingError
 
 from theon.errors import ConflictError, InputError, UnavailableError
+from theon.store.urls import place, why_no_login
 
 POSTGRES_MAJOR = 15
 
 _LOCK = 7_306_086_967  # any number, the same in every version of Theon
 
 
-def prepare(owner: Engine, app: URL, *, make_role: bool, can_log_in: bool) -> None:
+def prepare(owner: Engine, app: URL, *, make_role: bool) -> None:
     """Make or check the application's role and bring the schemas up to date.
 
     Args:
         owner: connects as the owner of the schemas.
         app: how the application connects (its user name and password are used).
         make_role: whether Theon makes and keeps the role (else the operator did).
-        can_log_in: whether `app` was found to log in already.
 
     Raises:
         UnavailableError: the server is older than PostgreSQL 15, or the owner may not make roles.
         ConflictError: the role exists with a password that is not in this home's secrets.
         InputError: the operator's role could read past its scope.
     """
+    try:
+        _prepare(owner, app, make_role=make_role)
+    except ProgrammingError as error:
+        if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise
+        raise UnavailableError(
+            f"the owner lacks a right: {str(error.orig).strip()}",
+            where=place(owner.url),
+            next_step=f"Have an administrator run GRANT CREATE ON DATABASE {owner.url.database} "
+            f"TO {owner.url.username}; or let that user own the database.",
+        ) from error
+
+
+def _prepare(owner: Engine, app: URL, *, make_role: bool) -> None:
     with owner.begin() as conn:
         _check_version(conn)
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         if make_role:
-            _make_role(conn, app, can_log_in=can_log_in)
+            _make_role(conn, app)
         _check_role(conn, str(app.username))
         conn.exec_driver_sql("CREATE SCHEMA IF NOT EXISTS theon")
         _migrate(conn)
@@ -48,20 +64,22 @@ def _check_version(conn: Connection) -> None:
     if number < POSTGRES_MAJOR * 10_000:
         raise UnavailableError(
             f"PostgreSQL {number // 10_000} is too old",
-            where=conn.engine.url.render_as_string(),
+            where=place(conn.engine.url),
             next_step=f"Point POSTGRES_URL to PostgreSQL {POSTGRES_MAJOR} or newer, or unset it "
             "to use the embedded one.",
         )
 
 
-def _make_role(conn: Connection, app: URL, *, can_log_in: bool) -> None:
+def _make_role(conn: Connection, app: URL) -> None:
     name = str(app.username)
     known = conn.execute(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": name})
     if known.first() is not None:
-        if not can_log_in and not _may_be_new(conn, app):
+        # Made whole in the transaction of its maker, so it can log in or is somebody else's.
+        reason = why_no_login(app)
+        if reason is not None:
             raise ConflictError(
-                f"the role {name!r} exists, but with another password than this home's",
-                where=conn.engine.url.render_as_string(),
+                f"the role {name!r} exists and does not let this home in: {reason}",
+                where=place(conn.engine.url),
                 next_step="Copy the folder `secrets` of the THEON_HOME that made it, or have an "
                 f"administrator run DROP OWNED BY {name}; DROP ROLE {name}; and start again.",
             )
@@ -72,7 +90,7 @@ def _make_role(conn: Connection, app: URL, *, can_log_in: bool) -> None:
     if not may.scalar_one():
         raise UnavailableError(
             f"this user may not create the application's role {name!r}",
-            where=conn.engine.url.render_as_string(),
+            where=place(conn.engine.url),
             next_step="Give it CREATEROLE, or make a role without rights yourself and set "
             "POSTGRES_APP_URL to log in as it.",
         )
@@ -82,20 +100,6 @@ def _make_role(conn: Connection, app: URL, *, can_log_in: bool) -> None:
         .as_string()
         .replace("%", "%%")
     )
-
-
-def _may_be_new(conn: Connection, app: URL) -> bool:
-    """Whether another process made the role while this one waited for the lock."""
-    import psycopg  # noqa: PLC0415 - only on this road
-
-    from theon.store.engine import libpq_arguments  # noqa: PLC0415 - engine imports this module
-
-    try:
-        psycopg.connect(**libpq_arguments(app)).close()
-    except psycopg.OperationalError as error:
-        # Without the right to connect to the database yet, the password was still right.
-        return "permission denied for database" in str(error)
-    return conn is not None
 
 
 def _check_role(conn: Connection, name: str) -> None:
