@@ -1,0 +1,177 @@
+"""The charts of the overview, as options for Apache ECharts, with their meaning in words."""
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from theon.web.figures import HEAT_WEEKS, Overview
+from theon.web.words import describe_change
+
+BLUE = "#2563eb"
+TEAL = "#0d9488"
+TEXT = {"fontFamily": "inherit", "fontSize": 12}
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, what it shows in a sentence, and its numbers as a table.
+
+    Attributes:
+        key: short name, used as an element id.
+        title: heading.
+        words: the sentence; also what a screen reader says instead of the picture.
+        options: for ECharts.
+        columns: headings of the table.
+        rows: its cells.
+    """
+
+    key: str
+    title: str
+    words: str
+    options: dict[str, Any]
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def trend_chart(overview: Overview) -> Chart:
+    """Active learners as bars and hours as a line, a point per week."""
+    weeks = overview.trend
+    last, first = weeks[-1], weeks[0]
+    busiest = max(weeks, key=lambda week: week.learners)
+    change = describe_change(last.learners, first.learners) if len(weeks) > 1 else None
+    words = (
+        f"{last.learners:,} learners were active in the week of {_short(last.start)}"
+        + (f", {first.learners:,} in the week of {_short(first.start)}" if change else "")
+        + f"; the most were {busiest.learners:,} in the week of {_short(busiest.start)}."
+    )
+    labels = [_short(week.start) for week in weeks]
+    options = {
+        "textStyle": TEXT,
+        "animation": False,
+        "grid": {"left": 8, "right": 8, "top": 44, "bottom": 4, "containLabel": True},
+        "legend": {"top": 0, "left": 0, "itemWidth": 14, "itemHeight": 10},
+        "tooltip": {"trigger": "axis", "confine": True},
+        "xAxis": {"type": "category", "data": labels, "axisTick": {"show": False}},
+        "yAxis": [
+            {"type": "value", "minInterval": 1, "splitNumber": 4},
+            {"type": "value", "splitNumber": 4, "splitLine": {"show": False}},
+        ],
+        "series": [
+            {
+                "name": "Active learners",
+                "type": "bar",
+                "data": [week.learners for week in weeks],
+                "barMaxWidth": 38,
+                "itemStyle": {"color": BLUE, "borderRadius": [4, 4, 0, 0]},
+            },
+            {
+                "name": "Hours learned",
+                "type": "line",
+                "yAxisIndex": 1,
+                "data": [round(week.hours) for week in weeks],
+                "symbol": "circle",
+                "symbolSize": 8,
+                "lineStyle": {"width": 3},
+                "itemStyle": {"color": TEAL},
+            },
+        ],
+    }
+    rows = [[_short(w.start), f"{w.learners:,}", f"{w.hours:,.0f}"] for w in weeks]
+    return Chart(
+        "trend",
+        "Learners and hours, week by week",
+        words,
+        options,
+        ["Week of", "Active learners", "Hours learned"],
+        rows,
+    )
+
+
+def weekday_chart(overview: Overview) -> Chart:
+    """Hours learned by weekday of the last weeks, as a heat map."""
+    shown = overview.shown
+    starts = [
+        week.start
+        for week in overview.trend
+        if shown and shown.start - week.start < timedelta(days=7 * HEAT_WEEKS)
+    ]
+    hours = {
+        (week, day): overview.days.get(start + timedelta(days=day), 0) / 3600
+        for week, start in enumerate(starts)
+        for day in range(7)
+    }
+    totals = [sum(hours[week, day] for week in range(len(starts))) for day in range(7)]
+    top = totals.index(max(totals))
+    names = [f"{date(2024, 1, 1 + day):%A}" for day in range(7)]
+    share = sum(totals[5:]) / sum(totals) if sum(totals) else 0.0
+    words = f"{names[top]} is the busiest day; {share:.0%} of the hours are on Saturday and Sunday."
+    labels = [_short(start) for start in starts]
+    options = {
+        "textStyle": TEXT,
+        "animation": False,
+        "grid": {"left": 8, "right": 8, "top": 8, "bottom": 4, "containLabel": True},
+        "tooltip": {"confine": True},
+        "xAxis": {
+            "type": "category",
+            "data": list(WEEKDAYS),
+            "axisTick": {"show": False},
+            "axisLine": {"show": False},
+        },
+        "yAxis": {
+            "type": "category",
+            "data": labels,
+            "inverse": True,
+            "axisTick": {"show": False},
+            "axisLine": {"show": False},
+        },
+        "visualMap": {
+            "show": False,
+            "min": 0,
+            "max": max(*hours.values(), 1),
+            # Numbers on the lighter half are dark, on the darker half white; see the style.
+            "inRange": {"color": ["#dbeafe", "#93c5fd", "#2563eb", "#1e40af"]},
+        },
+        "series": [
+            {
+                "name": "Hours learned",
+                "type": "heatmap",
+                "data": [
+                    {
+                        "value": [day, week, round(value)],
+                        "label": {"color": "#ffffff" if value > 0.55 * _top(hours) else "#172554"},
+                    }
+                    for (week, day), value in hours.items()
+                ],
+                "label": {"show": True, "fontSize": 12},
+                "itemStyle": {"borderWidth": 2, "borderColor": "transparent", "borderRadius": 5},
+            }
+        ],
+    }
+    rows = [
+        [label, *(f"{hours[week, day]:,.0f}" for day in range(7))]
+        for week, label in enumerate(labels)
+    ]
+    return Chart(
+        "weekdays", "Hours learned, day by day", words, options, ["Week of", *WEEKDAYS], rows
+    )
+
+
+def sparkline(values: list[float], width: int = 120, height: int = 28) -> str:
+    """The points of an SVG polyline that shows `values`; empty for fewer than two."""
+    if len(values) < 2:
+        return ""
+    top = max(values) or 1.0
+    step = (width - 4) / (len(values) - 1)
+    return " ".join(
+        f"{2 + place * step:.1f},{height - 3 - value / top * (height - 6):.1f}"
+        for place, value in enumerate(values)
+    )
+
+
+def _top(hours: dict[tuple[int, int], float]) -> float:
+    return max(*hours.values(), 1.0)
+
+
+def _short(day: date) -> str:
+    return f"{day.day} {day:%b}"
