@@ -60,5 +60,16 @@ def ingest(
         f"read {summary.read:,} · new {summary.new:,} · known {summary.known:,}"
         f" · rejected {summary.rejected:,}"
     )
+    for reason, rows in sorted(summary.reasons.items(), key=lambda item: -item[1]):
+        typer.echo(f"{reason}\t{rows}")
+    for note in summary.notes:
+        typer.secho(note, fg=typer.colors.YELLOW, err=True)
+    if summary.rejects_file is not None:
+        typer.secho(
+            f"{summary.rejected:,} rows were rejected; they are listed in {summary.rejects_file}. "
+            "Mend them and ingest the file again; nothing is counted twice.",
+            fg=typer.colors.RED,
+            err=True,
+        )
     if summary.exit_status:
         raise typer.Exit(summary.exit_status)

@@ -5,7 +5,7 @@ import sys
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -30,19 +30,6 @@ class FileFormat(StrEnum):
     CSV = "csv"
     JSON = "json"
     PARQUET = "parquet"
-
-
-def _metric(name: str) -> Any:
-    from theon.metrics.catalog import load_catalog  # noqa: PLC0415
-
-    catalog = load_catalog()
-    if name not in catalog:
-        raise InputError(
-            f"there is no metric {name!r}",
-            where="metric",
-            next_step=f"Choose one of: {', '.join(sorted(catalog))}.",
-        )
-    return catalog[name]
 
 
 @metrics_app.command("list")
@@ -98,11 +85,12 @@ def metrics_export(
 
     Example: theon metrics export user_course_week --campus lincoln --format csv > weeks.csv
     """
+    from theon.metrics.catalog import get_metric  # noqa: PLC0415
     from theon.metrics.export import export  # noqa: PLC0415
     from theon.roster.campuses import get_campus  # noqa: PLC0415
     from theon.store.scope import Scope  # noqa: PLC0415
 
-    metric = _metric(name)
+    metric = get_metric(name)
     with cli_common.open_theon() as theon:
         scope = Scope(get_campus(theon.store, campus).slug)
         with _opened(output) as out:
@@ -140,9 +128,10 @@ def metrics_explain(  # noqa: PLR0917 - one per option
     Example: theon metrics explain user_course_week --campus lincoln --user 115 --course 6 \
 --week 2026-09-14
     """
+    from theon.metrics.catalog import get_metric  # noqa: PLC0415
     from theon.metrics.explain import explain  # noqa: PLC0415
 
-    metric = _metric(name)
+    metric = get_metric(name)
     given = {
         "user_id": user,
         "course_id": course,

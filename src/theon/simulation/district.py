@@ -189,11 +189,11 @@ def build_world(district: District, campus_index: int) -> World:
     rng = np.random.default_rng([district.seed, campus_index, 7])
     rate = rng.lognormal(0.0, 0.6, learners)
     last = district.weeks - 1
-    # One in ten fades away at some point, one in forty of all in the very last week.
+    # One in twenty fades away at some point, one in eighty of all in the very last week.
     quiet = np.where(
-        rng.random(learners) < 0.1, rng.integers(max(last // 3, 1), last + 2, learners), NEVER
+        rng.random(learners) < 0.05, rng.integers(max(last // 3, 1), last + 2, learners), NEVER
     )
-    quiet = np.where(rng.random(learners) < 0.025, max(last, 1), quiet)
+    quiet = np.where(rng.random(learners) < 0.0125, max(last, 1), quiet)
     late_start = np.where(rng.random(learners) < 0.05, rng.integers(0, last // 3 + 1, learners), 0)
 
     popularity = 1.0 / np.arange(1, courses + 1) ** 0.55
@@ -216,6 +216,6 @@ def build_world(district: District, campus_index: int) -> World:
         enrolled=enrolled,
         interest=rng.gamma(2.0, 1.0, (learners, chosen)) + 0.05,
         profile=rng.integers(0, len(PROFILES), courses),
-        depth=rng.uniform(0.6, 1.5, courses),
+        depth=rng.uniform(0.45, 1.8, courses),
         timetable=rng.gamma(1.6, 1.0, (courses, 7)) + 0.15,
     )

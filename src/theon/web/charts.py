@@ -9,7 +9,10 @@ from theon.web.words import describe_change
 
 BLUE = "#2563eb"
 TEAL = "#0d9488"
-TEXT = {"fontFamily": "inherit", "fontSize": 12}
+# These two are swapped by the style sheet, which knows whether the page is dark.
+TEXT = {"fontFamily": "inherit", "fontSize": 12, "color": "#475467"}
+LABEL = {"color": "#475467"}
+RULE = {"lineStyle": {"color": "#dde3ee"}}
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -50,12 +53,24 @@ def trend_chart(overview: Overview) -> Chart:
         "textStyle": TEXT,
         "animation": False,
         "grid": {"left": 8, "right": 8, "top": 44, "bottom": 4, "containLabel": True},
-        "legend": {"top": 0, "left": 0, "itemWidth": 14, "itemHeight": 10},
+        "legend": {"top": 0, "left": 0, "itemWidth": 14, "itemHeight": 10, "textStyle": LABEL},
         "tooltip": {"trigger": "axis", "confine": True},
-        "xAxis": {"type": "category", "data": labels, "axisTick": {"show": False}},
+        "xAxis": {
+            "type": "category",
+            "data": labels,
+            "axisTick": {"show": False},
+            "axisLabel": LABEL,
+            "axisLine": RULE,
+        },
         "yAxis": [
-            {"type": "value", "minInterval": 1, "splitNumber": 4},
-            {"type": "value", "splitNumber": 4, "splitLine": {"show": False}},
+            {
+                "type": "value",
+                "minInterval": 1,
+                "splitNumber": 4,
+                "axisLabel": LABEL,
+                "splitLine": RULE,
+            },
+            {"type": "value", "splitNumber": 4, "axisLabel": LABEL, "splitLine": {"show": False}},
         ],
         "series": [
             {
@@ -105,6 +120,8 @@ def weekday_chart(overview: Overview) -> Chart:
     top = totals.index(max(totals))
     names = [f"{date(2024, 1, 1 + day):%A}" for day in range(7)]
     share = sum(totals[5:]) / sum(totals) if sum(totals) else 0.0
+    # Labels are dark on the lighter half of the scale and white on the darker one.
+    dark_from = 0.55 * _top(hours)
     words = f"{names[top]} is the busiest day; {share:.0%} of the hours are on Saturday and Sunday."
     labels = [_short(start) for start in starts]
     options = {
@@ -117,6 +134,7 @@ def weekday_chart(overview: Overview) -> Chart:
             "data": list(WEEKDAYS),
             "axisTick": {"show": False},
             "axisLine": {"show": False},
+            "axisLabel": LABEL,
         },
         "yAxis": {
             "type": "category",
@@ -124,13 +142,13 @@ def weekday_chart(overview: Overview) -> Chart:
             "inverse": True,
             "axisTick": {"show": False},
             "axisLine": {"show": False},
+            "axisLabel": LABEL,
         },
         "visualMap": {
             "show": False,
             "min": 0,
-            "max": max(*hours.values(), 1),
-            # Numbers on the lighter half are dark, on the darker half white; see the style.
-            "inRange": {"color": ["#dbeafe", "#93c5fd", "#2563eb", "#1e40af"]},
+            "max": _top(hours),
+            "inRange": {"color": ["#dbeafe", "#a5c8fd", "#3b6fe0", "#1e40af"]},
         },
         "series": [
             {
@@ -139,7 +157,7 @@ def weekday_chart(overview: Overview) -> Chart:
                 "data": [
                     {
                         "value": [day, week, round(value)],
-                        "label": {"color": "#ffffff" if value > 0.55 * _top(hours) else "#172554"},
+                        "label": {"color": "#ffffff" if value > dark_from else "#172554"},
                     }
                     for (week, day), value in hours.items()
                 ],

@@ -203,8 +203,8 @@ def read_overview(store: Store, *, campus: str = DISTRICT, week: date | None = N
 
 def _choose(weeks: list[Week], wanted: date | None) -> Week | None:
     if wanted is None:
-        over = [week for week in weeks if week.full]
-        return (over or weeks or [None])[-1]
+        over = [week for week in weeks if week.full] or weeks
+        return over[-1] if over else None
     found = next((week for week in weeks if week.start == wanted), None)
     if found is None:
         raise InputError(

@@ -1,6 +1,7 @@
 """The pages. They read PostgreSQL through a scope and nothing else."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from theon.store.engine import Store
 from theon.store.scope import DISTRICT
 from theon.web import words
 from theon.web.charts import Chart, sparkline, trend_chart, weekday_chart
-from theon.web.figures import LEAST_LEARNERS, Overview, read_overview
+from theon.web.figures import LEAST_LEARNERS, Overview, Week, read_overview
 
 STYLE = Path(__file__).with_name("overview.css")
 EXPLAINED = ("campus_week", "course_week", "course_day", "user_course_week")
@@ -112,7 +113,7 @@ def _cards(overview: Overview) -> list[dict[str, Any]]:
     shown, before = overview.shown, overview.before
     if shown is None:
         return []
-    kinds = (
+    kinds: tuple[tuple[str, str, str, Callable[[Week], float]], ...] = (
         ("learners", "Active learners", "", lambda week: week.learners),
         ("hours", "Hours learned", "h", lambda week: week.hours),
         ("actions", "Actions", "", lambda week: week.actions),
