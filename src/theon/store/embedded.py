@@ -32,7 +32,7 @@ from sqlalchemy import URL
 
 from theon.errors import UnavailableError
 from theon.store import postmaster
-from theon.store.secrets import make_secret
+from theon.store.secrets import make_home, make_secret
 from theon.store.server_user import ServerUser, open_programs, open_way, server_user
 from theon.store.urls import DRIVER, connect, place, why_no_login
 
@@ -134,8 +134,8 @@ class EmbeddedServer:
     def _make_folders(self) -> None:
         try:
             self._user = server_user()
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.folder.chmod(0o700)
+            make_home(self.home)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             open_way(self.data, self._user)
         except OSError as error:
             raise UnavailableError(

@@ -51,7 +51,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def clear_stale(data: Path, *, limit_s: float = 15) -> None:
+def clear_stale(data: Path, *, limit_s: float = 6) -> None:
     """Make `data` free for a start after its postmaster was killed (none is alive).
 
     Children of a killed postmaster end by themselves within moments; one that does not is

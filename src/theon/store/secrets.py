@@ -7,18 +7,19 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def make_home(home: Path) -> None:
+    """Make the folder of all data, for its user alone (mode 0700); an existing one stays."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, exist_ok=True)
+
+
 def secrets_dir(home: Path) -> Path:
     """The folder of the secrets, made if it is not there yet (mode 0700)."""
+    make_home(home)
     folder = home / "secrets"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
     return folder
-
-
-def read_secret(home: Path, name: str) -> str | None:
-    """The secret `name`, or None where there is none."""
-    path = home / "secrets" / name
-    return path.read_text(encoding="ascii").strip() if path.exists() else None
 
 
 def make_secret(home: Path, name: str) -> str:
