@@ -71,13 +71,12 @@ def stage_logstore(
     """
     dialect = read_dialect(read_head(path))
     reporter = progress or SilentProgress()
-    with open_engine(settings) as engine:
-        try:
-            staged = _stage(engine, path, dialect, workspace, reporter)
-        except duckdb.IOException as error:
-            if "GZIP" not in str(error):
-                raise
-            staged = _stage_the_rest(engine, path, dialect, workspace, reporter)
+    try:
+        staged = _stage(settings, path, dialect, workspace, reporter)
+    except duckdb.IOException as error:
+        if "GZIP" not in str(error):
+            raise
+        staged = _stage_the_rest(settings, path, dialect, workspace, reporter)
     if staged.read == 0:
         raise InputError(
             "the file has a header and no row",
@@ -135,7 +134,7 @@ def _not_a_logstore(names: tuple[str, ...], missing: list[str], where: str) -> I
 
 
 def _stage(
-    engine: duckdb.DuckDBPyConnection,
+    settings: Settings,
     path: Path,
     dialect: Dialect,
     workspace: Path,
@@ -149,17 +148,18 @@ def _stage(
         latest_s=latest_s,
     )
     everything = workspace / "everything.parquet"
-    with progress.step(f"Reading {path.name}", unit="%") as step:
-        copy_to_parquet(engine, query, everything, step)
-    sifter = Sifter(
-        engine=engine,
-        source=path,
-        quoted=dialect.quoted,
-        header=dialect.delimiter.join(dialect.columns),
-        reader_sql=lambda file: _reader_sql(file, dialect),
-        latest_s=latest_s,
-    )
-    staged = sifter.sift(everything, workspace / "events.parquet")
+    with open_engine(settings) as engine:
+        with progress.step(f"Reading {path.name}", unit="%") as step:
+            copy_to_parquet(engine, query, everything, step)
+        sifter = Sifter(
+            engine=engine,
+            source=path,
+            quoted=dialect.quoted,
+            header=dialect.delimiter.join(dialect.columns),
+            reader_sql=lambda file: _reader_sql(file, dialect),
+            latest_s=latest_s,
+        )
+        staged = sifter.sift(everything, workspace / "events.parquet")
     if _ends_with_line_break(path):
         return staged
     return replace(
@@ -173,7 +173,7 @@ def _stage(
 
 
 def _stage_the_rest(
-    engine: duckdb.DuckDBPyConnection,
+    settings: Settings,
     path: Path,
     dialect: Dialect,
     workspace: Path,
@@ -182,7 +182,7 @@ def _stage_the_rest(
     """Stage what a cut or damaged packed file still holds."""
     unpacked = workspace / "unpacked.csv"
     tail = unpack_what_is_there(path, unpacked)
-    staged = _stage(engine, unpacked, dialect, workspace, progress)
+    staged = _stage(settings, unpacked, dialect, workspace, progress)
     unpacked.unlink()
     return staged.with_reject(
         tail.line_number,

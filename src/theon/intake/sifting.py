@@ -33,13 +33,30 @@ _MALFORMED = {
 
 
 @dataclass(frozen=True)
-class _Malformed:
+class Malformed:
     """A line that the CSV reader threw out: where it is in the unpacked file, and why."""
 
     position: int
     length: int
     reason: str
     detail: str
+
+
+def malformed_lines(engine: duckdb.DuckDBPyConnection) -> list[Malformed]:
+    """The lines that the last CSV read of `engine` threw out, in the order of the file."""
+    # Positions count from 1. After CRLF they point at the LF, which the text begins with.
+    rows = engine.execute(
+        "SELECT line_byte_position - 1 + starts_with(any_value(csv_line), chr(10))::INT, "
+        "octet_length(encode(ltrim(any_value(csv_line), chr(10)))), "
+        "arg_min(error_type::VARCHAR, byte_position), arg_min(error_message, byte_position) "
+        "FROM reject_errors GROUP BY line_byte_position ORDER BY line_byte_position"
+    ).fetchall()
+    for table in ("reject_errors", "reject_scans"):  # a clean read would leave them as they are
+        engine.execute(f"TRUNCATE {table}")
+    return [
+        Malformed(position, length, _MALFORMED.get(kind, kind.lower()), message.strip())
+        for position, length, kind, message in rows
+    ]
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,7 @@ class Sifter:
         """
         rows = f"read_parquet({sql_text(everything)}, file_row_number = true)"
         total, bad = self._counts(f"SELECT count(*), count(*) - count(event_id) FROM {rows}")
-        malformed = self._malformed()
+        malformed = malformed_lines(self.engine)
         repeated = not self._ids_are_unique(rows)
         if not bad and not malformed and not repeated:
             everything.rename(target)
@@ -131,21 +148,7 @@ class Sifter:
             f"WINDOW same AS (PARTITION BY event_id ORDER BY file_row_number)) WHERE n > 1"
         )
 
-    def _malformed(self) -> list[_Malformed]:
-        # Positions count from 1. After CRLF they point at the LF, which the text begins with.
-        rows = self.engine.execute(
-            "SELECT line_byte_position - 1 + starts_with(any_value(csv_line), chr(10))::INT, "
-            "octet_length(encode(ltrim(any_value(csv_line), chr(10)))), "
-            "arg_min(error_type::VARCHAR, byte_position), "
-            "arg_min(error_message, byte_position) "
-            "FROM reject_errors GROUP BY line_byte_position ORDER BY line_byte_position"
-        ).fetchall()
-        return [
-            _Malformed(position, length, _MALFORMED.get(kind, kind.lower()), message.strip())
-            for position, length, kind, message in rows
-        ]
-
-    def _explain(self, malformed: list[_Malformed]) -> pa.Table:
+    def _explain(self, malformed: list[Malformed]) -> pa.Table:
         """The rejects with line, reason and original text, in the order of the file."""
         dropped = self.engine.execute(
             "SELECT record, coalesce(reason, '') FROM dropped "

@@ -1,0 +1,176 @@
+"""From a source to the lake, in four steps: stage, check, append, record."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from theon.errors import InputError, TheonError
+from theon.events.activity import load_rules
+from theon.intake.moodle_database import stage_database
+from theon.intake.moodle_logstore import stage_logstore
+from theon.intake.moodle_report import stage_report
+from theon.intake.runs import IngestSummary, Run
+from theon.intake.staged import Staged
+from theon.lake.engine import open_engine, sql_text
+from theon.lake.table import EventLake
+from theon.observability.progress import ProgressReporter, SilentProgress
+from theon.roster.campuses import Campus, get_campus
+from theon.settings import Settings
+from theon.store.engine import Store
+
+LOGSTORE, REPORT, DATABASE = "moodle-logstore", "moodle-report", "moodle-db"
+FORMATS = (LOGSTORE, REPORT, DATABASE)
+ACTIVITY = "activity"
+
+
+def ingest(
+    store: Store,
+    lake: EventLake,
+    settings: Settings,
+    *,
+    location: str,
+    format: str,
+    campus: str,
+    course: str | None = None,
+    prefix: str | None = None,
+    progress: ProgressReporter | None = None,
+) -> IngestSummary:
+    """Bring the events of a source into the lake; again, it counts nothing twice.
+
+    Args:
+        store: book of runs, roster, cursors.
+        lake: where the events go.
+        settings: engine, data folder.
+        location: a file, or the URL of a Moodle database.
+        format: one of `FORMATS`.
+        campus: slug of the campus the events belong to.
+        course: of a report: the course it was downloaded for.
+        prefix: of a database: what Moodle's table names begin with; found out unless given.
+        progress: gets the steps.
+
+    Returns:
+        The counts, notes and rejects of this run.
+
+    Raises:
+        InputError: the campus, the format or the source is not what it is said to be.
+        UnavailableError: a database went away; what was appended stays, the message says
+            where it stopped.
+    """
+    _check_options(format, course, prefix)
+    owner = get_campus(store, campus)
+    run = Run.begin(
+        store, settings, owner, source_format=format, location=without_password(location)
+    )
+    reporter = progress or SilentProgress()
+    with _watched(run), _workspace(settings, run.id) as workspace:
+        for staged in _stages(
+            run, workspace, location, format, course=course, prefix=prefix, progress=reporter
+        ):
+            reasons = count_reasons(staged, settings)
+            added = lake.append(staged.path, owner.slug, reporter)
+            run.record(staged, added, reasons)
+            staged.path.unlink(missing_ok=True)
+        return run.finish()
+
+
+def _check_options(source_format: str, course: str | None, prefix: str | None) -> None:
+    if source_format not in FORMATS:
+        raise InputError(
+            f"there is no format {source_format!r}",
+            where="--format",
+            next_step=f"Use one of {', '.join(FORMATS)}; docs/guides/moodle.md compares them.",
+        )
+    if course is not None and source_format != REPORT:
+        raise InputError(
+            f"a course belongs to a report; {source_format} says the course of each row itself",
+            where="--course",
+            next_step="Leave --course out.",
+        )
+    if prefix is not None and source_format != DATABASE:
+        raise InputError(
+            "a table prefix belongs to a database",
+            where="--prefix",
+            next_step="Leave --prefix out.",
+        )
+
+
+def _stages(
+    run: Run,
+    workspace: Path,
+    location: str,
+    source_format: str,
+    *,
+    course: str | None,
+    prefix: str | None,
+    progress: ProgressReporter,
+) -> Iterator[Staged]:
+    """The batches of a source; each is in the lake when the next one is asked for."""
+    settings, campus = run.settings, run.campus
+    if source_format == LOGSTORE:
+        yield stage_logstore(Path(location), workspace, settings, progress)
+    elif source_format == REPORT:
+        yield stage_report(
+            Path(location),
+            workspace,
+            settings,
+            timezone=campus.timezone,
+            course=course,
+            progress=progress,
+        )
+    else:
+        yield from stage_database(
+            location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
+        )
+
+
+def count_reasons(staged: Staged, settings: Settings) -> dict[str, int]:
+    """Staged rows by why they do not count as activity; `activity` for those that do."""
+    with open_engine(settings) as engine:
+        rows = engine.execute(
+            f"SELECT coalesce({load_rules().reason_sql()}, '{ACTIVITY}'), count(*) "
+            f"FROM read_parquet({sql_text(staged.path)}) GROUP BY ALL ORDER BY 2 DESC, 1"
+        ).fetchall()
+    return {reason: int(count) for reason, count in rows}
+
+
+@contextmanager
+def _watched(run: Run) -> Iterator[None]:
+    """Write down how a run ends that does not end well."""
+    try:
+        yield
+    except TheonError as error:
+        run.fail("failed", error.message)
+        raise
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        run.fail(state, f"{type(error).__name__}: {error}")
+        raise
+
+
+@contextmanager
+def _workspace(settings: Settings, run_id: int) -> Iterator[Path]:
+    """A folder for staged files, gone when the run ends."""
+    folder = settings.home_dir / "tmp" / f"intake-{run_id}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def without_password(location: str) -> str:
+    """A location that may be shown and stored: a URL loses its password and options."""
+    if "://" not in location:
+        return str(Path(location).expanduser().resolve())
+    try:
+        url = make_url(location)
+    except (ArgumentError, ValueError):
+        return location.split("://", 1)[0] + "://…"
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+__all__ = ["ACTIVITY", "FORMATS", "Campus", "IngestSummary", "count_reasons", "ingest"]

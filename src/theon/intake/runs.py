@@ -1,0 +1,186 @@
+"""The book of intake runs: what was read, what became of it, and which rows were refused."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+from sqlalchemy import text
+
+from theon.intake.staged import REJECT_SCHEMA, Staged
+from theon.lake.table import AppendResult
+from theon.roster.campuses import Campus
+from theon.settings import Settings
+from theon.store.bulk import copy_in
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+EXIT_WITH_REJECTS = 3
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What one `ingest` did, in rows and events.
+
+    Attributes:
+        run_id: its number in the book.
+        state: `completed` or `completed_with_rejects`.
+        read: rows of the source, good and bad.
+        new: events the lake did not hold before.
+        known: events it held already, or rows the source itself repeats.
+        rejected: rows that could not be read.
+        reasons: good rows by why they do not count as activity; `activity` for those that do.
+        notes: sentences for the person.
+        rejects_file: CSV of the rejected rows, None without any.
+    """
+
+    run_id: int
+    state: str
+    read: int
+    new: int
+    known: int
+    rejected: int
+    reasons: dict[str, int]
+    notes: tuple[str, ...]
+    rejects_file: Path | None
+
+    @property
+    def exit_status(self) -> int:
+        """0: all good; 3: done, but rows were rejected or the source ended early."""
+        return 0 if self.state == "completed" else EXIT_WITH_REJECTS
+
+
+@dataclass
+class Run:
+    """One run while it goes on; every step is written down at once."""
+
+    store: Store
+    settings: Settings
+    campus: Campus
+    location: str
+    id: int
+    read: int = 0
+    new: int = 0
+    known: int = 0
+    rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    incomplete: bool = False
+
+    @classmethod
+    def begin(
+        cls, store: Store, settings: Settings, campus: Campus, *, source_format: str, location: str
+    ) -> "Run":
+        """Open a run. One of the same source that never ended was interrupted: say so."""
+        key = {"campus": campus.id, "format": source_format, "location": location}
+        with store.transaction(Scope(campus.slug)) as conn:
+            conn.execute(
+                text(
+                    "UPDATE theon.intake_runs SET state = 'interrupted', finished_at = now() "
+                    "WHERE campus_id = :campus AND format = :format AND location = :location "
+                    "AND state = 'running'"
+                ),
+                key,
+            )
+            number = conn.execute(
+                text(
+                    "INSERT INTO theon.intake_runs (campus_id, format, location) "
+                    "VALUES (:campus, :format, :location) RETURNING id"
+                ),
+                key,
+            ).scalar_one()
+        return cls(store, settings, campus, location, int(number))
+
+    @property
+    def rejects_file(self) -> Path:
+        """Where the rejected rows of this run are listed."""
+        return self.settings.home_dir / "rejects" / f"{self.id}.csv"
+
+    def record(self, staged: Staged, added: AppendResult, reasons: dict[str, int]) -> None:
+        """Write down one batch that is in the lake."""
+        self.read += staged.read
+        self.new += added.new
+        self.known += added.known + staged.known
+        self.rejected += staged.rejected
+        self.reasons.update(reasons)
+        self.incomplete = self.incomplete or bool(staged.incomplete)
+        self.notes += [n for n in (*staged.notes, staged.incomplete) if n and n not in self.notes]
+        unlisted = staged.rejected - staged.rejects.num_rows
+        if unlisted:
+            self.notes.append(f"{unlisted} more rejected rows are counted but not listed.")
+        self._list_rejects(staged.rejects)
+        self._write("running")
+
+    def finish(self) -> IngestSummary:
+        """Close the run."""
+        bad = bool(self.rejected) or self.incomplete
+        state = "completed_with_rejects" if bad else "completed"
+        self._write(state)
+        return IngestSummary(
+            self.id,
+            state,
+            self.read,
+            self.new,
+            self.known,
+            self.rejected,
+            dict(self.reasons),
+            tuple(self.notes),
+            self.rejects_file if self.rejected else None,
+        )
+
+    def fail(self, state: str, error: str) -> None:
+        """Close the run as `failed` or `interrupted`; what is in the lake stays there."""
+        self._write(state, error)
+
+    def _write(self, state: str, error: str | None = None) -> None:
+        with self.store.transaction(Scope(self.campus.slug)) as conn:
+            conn.execute(
+                text(
+                    "UPDATE theon.intake_runs SET state = :state, error = :error, "
+                    "finished_at = CASE WHEN :state = 'running' THEN NULL ELSE now() END, "
+                    "rows_read = :read, events_new = :new, events_known = :known, "
+                    "rows_rejected = :rejected, reasons = CAST(:reasons AS jsonb), "
+                    "notes = CAST(:notes AS jsonb) WHERE campus_id = :campus AND id = :id"
+                ),
+                {
+                    "state": state,
+                    "error": error,
+                    "read": self.read,
+                    "new": self.new,
+                    "known": self.known,
+                    "rejected": self.rejected,
+                    "reasons": json.dumps(dict(self.reasons)),
+                    "notes": json.dumps(self.notes),
+                    "campus": self.campus.id,
+                    "id": self.id,
+                },
+            )
+
+    def _list_rejects(self, rejects: pa.Table) -> None:
+        if not rejects.num_rows:
+            return
+        with self.store.transaction(Scope(self.campus.slug)) as conn:
+            conn.execute(
+                text(
+                    "CREATE TEMPORARY TABLE incoming_rejects (line_number bigint, reason text, "
+                    "detail text, original text) ON COMMIT DROP"
+                )
+            )
+            copy_in(conn, "incoming_rejects", rejects)
+            conn.execute(
+                text(
+                    "INSERT INTO theon.intake_rejects (run_id, campus_id, location, line_number, "
+                    "reason, detail, original) SELECT :id, :campus, :location, line_number, "
+                    "reason, detail, original FROM incoming_rejects"
+                ),
+                {"id": self.id, "campus": self.campus.id, "location": self.location},
+            )
+        file = self.rejects_file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        begun = file.exists()
+        with file.open("ab") as out:
+            pacsv.write_csv(
+                rejects.cast(REJECT_SCHEMA), out, pacsv.WriteOptions(include_header=not begun)
+            )
