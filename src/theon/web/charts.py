@@ -8,7 +8,7 @@ from theon.web.figures import HEAT_WEEKS, Overview
 from theon.web.words import describe_change
 
 BLUE = "#2563eb"
-TEAL = "#0d9488"
+ORANGE = "#ea580c"
 # These two are swapped by the style sheet, which knows whether the page is dark.
 TEXT = {"fontFamily": "inherit", "fontSize": 12, "color": "#475467"}
 LABEL = {"color": "#475467"}
@@ -88,7 +88,7 @@ def trend_chart(overview: Overview) -> Chart:
                 "symbol": "circle",
                 "symbolSize": 8,
                 "lineStyle": {"width": 3},
-                "itemStyle": {"color": TEAL},
+                "itemStyle": {"color": ORANGE},
             },
         ],
     }
