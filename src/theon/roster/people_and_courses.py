@@ -11,14 +11,14 @@ from theon.store.bulk import copy_in
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-_COURSE: list[pa.Field[Any]] = [
+_COURSE: list["pa.Field[Any]"] = [
     pa.field("course_id", pa.string()),
     pa.field("short_name", pa.string()),
     pa.field("full_name", pa.string()),
     pa.field("visible", pa.bool_()),  # null: the source does not say
     pa.field("deleted", pa.bool_()),
 ]
-_PERSON: list[pa.Field[Any]] = [pa.field("user_id", pa.string()), pa.field("deleted", pa.bool_())]
+_PERSON: list["pa.Field[Any]"] = [pa.field("user_id", pa.string()), pa.field("deleted", pa.bool_())]
 COURSE_SCHEMA = pa.schema(_COURSE)
 PEOPLE_SCHEMA = pa.schema(_PERSON)
 
