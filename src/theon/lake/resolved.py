@@ -1,0 +1,130 @@
+"""The resolved view of the lake: each real event once, whatever roads it came by.
+
+A log row (logstore file or database) has Moodle's own id. A report row has none; it is
+known by what it says and by its number among rows that say the same. The same event may
+therefore be in the lake as a log row and as a report row, or as two report rows of which one
+knows the course. The rules, all inside one second and so inside one hour:
+
+1. Of two report rows with the same content and number, the one that knows the course stays.
+2. Report rows and log rows that agree in second, user, event name, being logged in as
+   somebody else, origin and address are the same events: of n log rows and m report rows,
+   the n log rows stay, and m - n report rows if there are more of these.
+
+Both depend on the set of rows only, so the order of arrival does not matter.
+"""
+
+import duckdb
+
+from theon.events.schema import SOURCE_MOODLE_REPORT
+from theon.lake.engine import sql_list, sql_text
+from theon.lake.table import LakeFile
+
+HOUR_S = 3600
+# More ranges than this in one statement cost more to plan than they save in reading.
+MAX_RANGES = 64
+
+_NATURAL_KEY = "epoch_us(occurred_at) // 1000000, user_id, event_name, real_user_id IS NULL, origin, ip"
+
+
+def hour_ranges(hours: list[int], limit: int = MAX_RANGES) -> list[tuple[int, int]]:
+    """Cover `hours` by at most `limit` ranges [from, to), joining the nearest neighbours."""
+    ordered = sorted(set(hours))
+    if not ordered:
+        return []
+    gaps = sorted(
+        (b - a for a, b in zip(ordered, ordered[1:], strict=False) if b - a > 1), reverse=True
+    )
+    join_up_to = gaps[limit - 1] if len(gaps) >= limit else 1
+    ranges: list[tuple[int, int]] = []
+    for hour in ordered:
+        if ranges and hour - ranges[-1][1] < join_up_to:
+            ranges[-1] = (ranges[-1][0], hour + 1)
+        else:
+            ranges.append((hour, hour + 1))
+    return ranges
+
+
+def events_sql(
+    engine: duckdb.DuckDBPyConnection,
+    files: list[LakeFile],
+    hours: list[int],
+    columns: list[str],
+) -> str:
+    """SQL of the resolved events of some hours.
+
+    Args:
+        engine: where the statement will run; a few rows of statistics are read through it.
+        files: the lake's files of one campus.
+        hours: the wanted hours (epoch seconds // 3600, UTC); others may be read, none is given.
+        columns: wanted columns of `EVENT_SCHEMA`, without `campus` and `month`.
+
+    Returns:
+        A SELECT of `columns`.
+    """
+    ranges = hour_ranges(hours)
+    read = list(columns)
+    reports = _has_reports(engine, files, ranges)
+    if reports:
+        keys = ["event_id", "source", "occurred_at", "user_id", "course_id", "event_name"]
+        read += [c for c in [*keys, "real_user_id", "origin", "ip"] if c not in read]
+    wanted = set(hours)
+    selects = []
+    for low, high in ranges:
+        paths = [f.path for f in _overlapping(files, low, high)]
+        if not paths:
+            continue
+        where = f"occurred_at >= {_instant(low)} AND occurred_at < {_instant(high)}"
+        inside = [h for h in range(low, high) if h in wanted]
+        if len(inside) < high - low:
+            where += f" AND epoch_us(occurred_at) // 3600000000 IN ({', '.join(map(str, inside))})"
+        selects.append(
+            f"SELECT {', '.join(read)} FROM "
+            f"read_parquet({sql_list(paths)}, hive_partitioning = false) WHERE {where}"
+        )
+    if not selects:
+        nothing = ", ".join(f"NULL AS {c}" for c in columns)
+        return f"SELECT {nothing} WHERE false"
+    union = " UNION ALL ".join(selects)
+    return _resolve(union, columns) if reports else union
+
+
+def _instant(hour: int) -> str:
+    return f"make_timestamptz({hour * HOUR_S * 1_000_000})"
+
+
+def _overlapping(files: list[LakeFile], low: int, high: int) -> list[LakeFile]:
+    return [
+        f
+        for f in files
+        if f.first_at.timestamp() < high * HOUR_S and f.last_at.timestamp() >= low * HOUR_S
+    ]
+
+
+def _has_reports(
+    engine: duckdb.DuckDBPyConnection, files: list[LakeFile], ranges: list[tuple[int, int]]
+) -> bool:
+    """Whether one of the files that overlap the ranges holds report rows."""
+    paths = sorted({f.path for low, high in ranges for f in _overlapping(files, low, high)})
+    if not paths:
+        return False
+    found = engine.sql(
+        f"SELECT 1 FROM read_parquet({sql_list(paths)}, hive_partitioning = false) "
+        f"WHERE source = {sql_text(SOURCE_MOODLE_REPORT)} LIMIT 1"
+    ).fetchall()
+    return bool(found)
+
+
+def _resolve(union: str, columns: list[str]) -> str:
+    report = f"source = {sql_text(SOURCE_MOODLE_REPORT)}"
+    return f"""
+    SELECT {", ".join(columns)} FROM (
+        SELECT *,
+            count(*) FILTER (NOT ({report})) OVER (PARTITION BY {_NATURAL_KEY}) AS log_rows_,
+            row_number() OVER (PARTITION BY {_NATURAL_KEY}, {report} ORDER BY event_id) AS number_
+        FROM (
+            SELECT * FROM ({union})
+            QUALIFY NOT ({report}) OR row_number() OVER (
+                PARTITION BY {report}, split_part(event_id, '@', 1)
+                ORDER BY course_id IS NULL, course_id, event_id) = 1
+        )
+    ) WHERE NOT ({report}) OR number_ > log_rows_"""

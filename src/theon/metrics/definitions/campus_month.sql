@@ -1,0 +1,38 @@
+/*
+question = "How active was the whole campus, month by month?"
+owner = "learning-analytics"
+grain = ["campus", "month_start"]
+version = 1
+requirements = ["D5", "X1"]
+
+[columns]
+campus = { type = "text", description = "Slug of the campus." }
+month_start = { type = "date", description = "First day of the month, campus time." }
+learners = { type = "integer", unit = "learners", description = "Distinct learners with activity, exact." }
+courses = { type = "integer", unit = "courses", description = "Distinct courses with activity, exact." }
+total_actions = { type = "integer", unit = "actions", description = "All activity." }
+active_days = { type = "integer", unit = "days", description = "Local days with activity." }
+time_spent_s = { type = "integer", unit = "seconds", description = "Sum of the gaps between a learner's consecutive actions in a course that are no longer than the session limit; a gap belongs to the local day in which it ends." }
+resources_viewed = { type = "integer", unit = "views", description = "Views of files, links, folders, pages, books, IMS packages, H5P and SCORM." }
+pages_viewed = { type = "integer", unit = "views", description = "Views of any kind." }
+forum_views = { type = "integer", unit = "views", description = "Views of forums and discussions." }
+forum_posts = { type = "integer", unit = "posts", description = "Discussions begun and replies written." }
+first_access = { type = "timestamp", description = "First activity in the period." }
+last_access = { type = "timestamp", description = "Last activity in the period." }
+*/
+SELECT
+    campus,
+    month_start,
+    count(DISTINCT user_id) AS learners,
+    count(DISTINCT course_id) AS courses,
+    sum(total_actions)::BIGINT AS total_actions,
+    count(DISTINCT day) AS active_days,
+    sum(time_spent_s)::BIGINT AS time_spent_s,
+    sum(resources_viewed)::BIGINT AS resources_viewed,
+    sum(pages_viewed)::BIGINT AS pages_viewed,
+    sum(forum_views)::BIGINT AS forum_views,
+    sum(forum_posts)::BIGINT AS forum_posts,
+    min(first_access) AS first_access,
+    max(last_access) AS last_access
+FROM days
+GROUP BY campus, month_start

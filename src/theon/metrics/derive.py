@@ -1,0 +1,214 @@
+"""Build the derived datasets of one campus: cells for dirty hours, days for reopened days."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import duckdb
+
+from theon.events.activity import ActivityRules
+from theon.lake.engine import sql_text
+from theon.lake.resolved import events_sql
+from theon.lake.table import LakeFile
+from theon.metrics import kernel
+from theon.metrics.manifest import Manifest, period_counts, register_integers
+from theon.observability.progress import ProgressReporter
+from theon.roster.campuses import Campus
+from theon.settings import SLOT_S
+
+# Bounds the memory of one statement, and so of a rebuild, however long the history is.
+CHUNK_EVENTS = 3_000_000
+CHUNK_CELLS = 2_000_000
+SLOTS_PER_HOUR = kernel.HOUR_S // SLOT_S
+DAY_S = 86_400
+
+
+@dataclass
+class Workbench:
+    """What the steps of one campus's refresh share.
+
+    Attributes:
+        engine: DuckDB connection; temp tables `changed_cells` and `changed_days` live here.
+        home: THEON_HOME.
+        campus: whose data.
+        rules: which events count.
+        session_limit_s: seconds.
+        progress: where progress goes.
+        files: the lake's files of the campus, at the version being processed.
+    """
+
+    engine: duckdb.DuckDBPyConnection
+    home: Path
+    campus: Campus
+    rules: ActivityRules
+    session_limit_s: int
+    progress: ProgressReporter
+    files: list[LakeFile] = field(default_factory=list)
+
+    def new_path(self, dataset: str) -> tuple[str, Path]:
+        """A fresh file of a dataset: relative to home, and absolute."""
+        relative = f"derived/{self.campus.slug}/{dataset}/{uuid4().hex}.parquet"
+        path = self.home / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return relative, path
+
+
+def build_cells(bench: Workbench, cells: Manifest, hours: dict[int, int]) -> int:
+    """Compute the cells of `hours` (hour to rough number of events) and put them in `cells`.
+
+    Returns:
+        How many events were read, counted or not.
+    """
+    read = 0
+    with bench.progress.step("Computing cells", sum(hours.values()), "events") as step:
+        for chunk in _chunks(hours, CHUNK_EVENTS):
+            events = events_sql(bench.engine, bench.files, chunk, kernel.EVENT_COLUMNS)
+            relative, path = bench.new_path("cells")
+            bench.engine.execute(
+                f"COPY ({kernel.cells_sql(events, bench.rules)}) TO {sql_text(path)} "
+                "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+            ).fetchall()
+            rows = period_counts(bench.engine, path, "hour")
+            if not rows:
+                path.unlink()
+            cells.replace(chunk, relative if rows else None, rows)
+            read += sum(hours[h] for h in chunk)
+            step.advance(sum(hours[h] for h in chunk))
+    return read
+
+
+def find_changed_cells(
+    bench: Workbench, before: str | None, cells: Manifest, hours: set[int]
+) -> None:
+    """Fill the temp table `changed_cells(slot)` with slots whose cells differ now.
+
+    Args:
+        bench: the shared state.
+        before: SQL of the live cells of `hours` as they were; None if there were none.
+        cells: the manifest after `build_cells`.
+        hours: the hours that were computed again.
+    """
+    after = cells.live_sql(bench.engine, bench.home, hours)
+    _difference(bench.engine, "changed_cells", ["slot"], before, after)
+
+
+def reopened_days(bench: Workbench) -> set[int]:
+    """Days (since 1970, campus time) that `changed_cells` can change.
+
+    A cell changes its own day, and the gap before the learner's next cell, which may lie in
+    the next day if it begins within the session limit.
+    """
+    reach = bench.session_limit_s // SLOT_S + 1
+    slots = f"SELECT slot FROM changed_cells UNION SELECT slot + {reach} FROM changed_cells"
+    found = bench.engine.sql(
+        f"SELECT DISTINCT day FROM ({kernel.slot_days_sql(slots, bench.campus.timezone)})"
+    ).fetchall()
+    return {day for (day,) in found}
+
+
+def days_of_cells(bench: Workbench, cells: Manifest) -> set[int]:
+    """Every local day in which a cell may lie."""
+    register_integers(bench.engine, "hours_", cells.parts)
+    slots = f"SELECT (value * {SLOTS_PER_HOUR})::BIGINT AS slot FROM hours_"
+    slots += f" UNION SELECT (value * {SLOTS_PER_HOUR} + {SLOTS_PER_HOUR - 1})::BIGINT FROM hours_"
+    found = bench.engine.sql(
+        f"SELECT DISTINCT day FROM ({kernel.slot_days_sql(slots, bench.campus.timezone)})"
+    ).fetchall()
+    return {day for (day,) in found}
+
+
+def build_days(bench: Workbench, cells: Manifest, days: Manifest, wanted: set[int]) -> None:
+    """Compute `wanted` days again from their cells and put them in `days`."""
+    sizes = {day: max(1, cells.rows(_hours_of_day(day, bench.campus.timezone))) for day in wanted}
+    with bench.progress.step("Adding up days", len(wanted), "days") as step:
+        for chunk in _chunks(sizes, CHUNK_CELLS):
+            needed: set[int] = set()
+            for day in chunk:
+                hours = _hours_of_day(day, bench.campus.timezone)
+                lookback = -(-bench.session_limit_s // kernel.HOUR_S) + 1
+                needed.update(range(hours.start - lookback, hours.stop))
+            source = cells.live_sql(bench.engine, bench.home, needed)
+            rows: dict[int, int] = {}
+            relative, path = bench.new_path("days")
+            if source is not None:
+                _make_slot_days(bench, chunk)
+                query = kernel.days_sql(source, bench.rules, bench.session_limit_s)
+                bench.engine.execute(
+                    f"COPY ({query}) TO {sql_text(path)} "
+                    "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+                ).fetchall()
+                rows = period_counts(bench.engine, path, "day")
+                if not rows:
+                    path.unlink()
+            days.replace(chunk, relative if rows else None, rows)
+            step.advance(len(chunk))
+
+
+def find_changed_days(
+    bench: Workbench, before: str | None, days: Manifest, wanted: set[int]
+) -> None:
+    """Fill the temp table `changed_days(user_id, course_id, day)` with rows that differ now."""
+    after = days.live_sql(bench.engine, bench.home, wanted)
+    _difference(bench.engine, "changed_days", ["user_id", "course_id", "day"], before, after)
+
+
+def _difference(
+    engine: duckdb.DuckDBPyConnection,
+    table: str,
+    keys: list[str],
+    before: str | None,
+    after: str | None,
+) -> None:
+    columns = ", ".join(keys)
+    parts = [sql for sql in (before, after) if sql is not None]
+    if len(parts) == 2:
+        query = (
+            f"SELECT DISTINCT {columns} FROM (SELECT * FROM ({before} UNION ALL {after}) "
+            "GROUP BY ALL HAVING count(*) = 1)"
+        )
+    elif parts:
+        query = f"SELECT DISTINCT {columns} FROM ({parts[0]})"
+    else:
+        types = {"slot": "INTEGER", "day": "INTEGER"}
+        nothing = ", ".join(f"NULL::{types.get(k, 'VARCHAR')} AS {k}" for k in keys)
+        query = f"SELECT {nothing} WHERE false"
+    engine.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {query}").fetchall()
+
+
+def _hours_of_day(day: int, timezone: str) -> range:
+    """The UTC hours a local day touches."""
+    from datetime import datetime, timedelta  # noqa: PLC0415 - leaf
+
+    zone = ZoneInfo(timezone)
+    start = datetime(1970, 1, 1, tzinfo=zone) + timedelta(days=day)
+    end = datetime(1970, 1, 1, tzinfo=zone) + timedelta(days=day + 1)
+    low, high = int(start.timestamp()), int(end.timestamp())
+    return range(low // kernel.HOUR_S, -(-high // kernel.HOUR_S))
+
+
+def _make_slot_days(bench: Workbench, days: list[int]) -> None:
+    slots: set[int] = set()
+    for day in days:
+        hours = _hours_of_day(day, bench.campus.timezone)
+        slots.update(range(hours.start * SLOTS_PER_HOUR, hours.stop * SLOTS_PER_HOUR))
+    register_integers(bench.engine, "slots_", slots)
+    register_integers(bench.engine, "wanted_days", days)
+    mapping = kernel.slot_days_sql("SELECT value AS slot FROM slots_", bench.campus.timezone)
+    bench.engine.execute(
+        f"CREATE OR REPLACE TEMP TABLE slot_days AS SELECT slot::INTEGER AS slot, day "
+        f"FROM ({mapping}) WHERE day IN (SELECT value FROM wanted_days)"
+    ).fetchall()
+
+
+def _chunks(sizes: dict[int, int], limit: int) -> list[list[int]]:
+    """The keys in order, in runs whose sizes add up to about `limit`."""
+    chunks: list[list[int]] = []
+    size = limit
+    for key in sorted(sizes):
+        if size + sizes[key] > limit and (not chunks or chunks[-1]):
+            chunks.append([])
+            size = 0
+        chunks[-1].append(key)
+        size += sizes[key]
+    return chunks

@@ -1,0 +1,112 @@
+"""Put a metric's rows into PostgreSQL: only rows that differ are written."""
+
+import pyarrow as pa
+from sqlalchemy import Connection, text
+
+from theon.metrics.catalog import Metric
+from theon.store.bulk import copy_in
+
+
+def publish(
+    conn: Connection,
+    metric: Metric,
+    campus_id: int,
+    rows: pa.RecordBatchReader,
+    keys: pa.RecordBatchReader | None,
+) -> int:
+    """Replace rows of one campus by `rows`, in the caller's transaction.
+
+    Args:
+        conn: a transaction whose scope holds the campus.
+        metric: the definition.
+        campus_id: whose rows.
+        rows: the grain without campus, and the activity columns.
+        keys: the grain of the rows that were computed again (a key without a row in `rows` is
+            gone); None: all rows of the campus were.
+
+    Returns:
+        How many rows were written or removed. Outcome columns are never touched: a row that
+        has outcomes but no activity any more keeps them.
+    """
+    activity = [c.name for c in metric.family("activity")]
+    names = ", ".join([*metric.keys, *activity])
+    same_key = " AND ".join(f"t.{k} = s.{k}" for k in metric.keys)
+    conn.execute(
+        text(
+            f"CREATE TEMP TABLE stage ON COMMIT DROP AS "
+            f"SELECT {names} FROM {metric.table} WHERE false"
+        )
+    )
+    copy_in(conn, "stage", rows)
+    conn.execute(text("ANALYZE stage"))
+    among = ""
+    if keys is not None:
+        conn.execute(
+            text(
+                f"CREATE TEMP TABLE touched ON COMMIT DROP AS "
+                f"SELECT {', '.join(metric.keys)} FROM {metric.table} WHERE false"
+            )
+        )
+        copy_in(conn, "touched", keys)
+        conn.execute(text("ANALYZE touched"))
+        same = " AND ".join(f"t.{k} = k.{k}" for k in metric.keys)
+        among = f" AND EXISTS (SELECT 1 FROM touched k WHERE {same})"
+    written = _remove_vanished(conn, metric, campus_id, among, same_key, activity)
+    written += _write_changed(conn, metric, campus_id, names, same_key, activity)
+    conn.execute(text("DROP TABLE stage"))
+    conn.execute(text("DROP TABLE IF EXISTS touched"))
+    return written
+
+
+def _remove_vanished(
+    conn: Connection,
+    metric: Metric,
+    campus_id: int,
+    among: str,
+    same_key: str,
+    activity: list[str],
+) -> int:
+    vanished = (
+        f"t.campus_id = :campus{among} AND NOT EXISTS (SELECT 1 FROM stage s WHERE {same_key})"
+    )
+    outcomes = [f"t.{c.name} IS NOT NULL" for c in metric.family("outcome")]
+    written = 0
+    if outcomes:
+        kept = conn.execute(
+            text(
+                f"UPDATE {metric.table} t SET {', '.join(f'{a} = NULL' for a in activity)} "
+                f"WHERE {vanished} AND ({' OR '.join(outcomes)}) "
+                f"AND NOT ({' AND '.join(f't.{a} IS NULL' for a in activity)})"
+            ),
+            {"campus": campus_id},
+        )
+        written += kept.rowcount
+    without = f" AND NOT ({' OR '.join(outcomes)})" if outcomes else ""
+    removed = conn.execute(
+        text(f"DELETE FROM {metric.table} t WHERE {vanished}{without}"), {"campus": campus_id}
+    )
+    return written + removed.rowcount
+
+
+def _write_changed(
+    conn: Connection,
+    metric: Metric,
+    campus_id: int,
+    names: str,
+    same_key: str,
+    activity: list[str],
+) -> int:
+    old = ", ".join(f"t.{a}" for a in activity)
+    new = ", ".join(f"s.{a}" for a in activity)
+    update = ", ".join(f"{a} = excluded.{a}" for a in activity)
+    changed = conn.execute(
+        text(
+            f"INSERT INTO {metric.table} AS x (campus_id, {names}) "
+            f"SELECT :campus, s.* FROM stage s "
+            f"LEFT JOIN {metric.table} t ON t.campus_id = :campus AND {same_key} "
+            f"WHERE t.campus_id IS NULL OR ({old}) IS DISTINCT FROM ({new}) "
+            f"ON CONFLICT (campus_id, {', '.join(metric.keys)}) DO UPDATE SET {update}"
+        ),
+        {"campus": campus_id},
+    )
+    return changed.rowcount

@@ -1,0 +1,371 @@
+"""Refresh: bring the published metrics up to what the lake holds now.
+
+For each campus: which hours changed since the version last processed, their cells, the days
+these can change, the metric rows that rest on these days; then one transaction that checks
+that nobody else was quicker, publishes, moves the manifests and the cursor. Everything before
+that transaction can be lost without a trace, everything in it happens together.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from sqlalchemy import Connection, text
+
+from theon.errors import ConflictError
+from theon.events.activity import ActivityRules, load_rules
+from theon.lake.engine import open_engine, sql_list
+from theon.lake.table import EventLake, LakeFile
+from theon.metrics import derive, kernel
+from theon.metrics.catalog import Metric, load_catalog
+from theon.metrics.manifest import Manifest, load_manifest, save_manifest, sweep
+from theon.metrics.publish import publish
+from theon.metrics.tables import ensure_tables, swap_views
+from theon.observability.progress import ProgressReporter, SilentProgress
+from theon.roster.campuses import Campus, list_campuses
+from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+ATTEMPTS = 5
+ORPHANS_AFTER_S = 24 * 3600
+# Named so that fault tests can stop a refresh right after any of its steps.
+Checkpoint = Callable[[str], None]
+
+
+@dataclass
+class RefreshSummary:
+    """What a refresh did.
+
+    Attributes:
+        events: events read again (all of each reopened hour).
+        hours: reopened hours.
+        days: reopened local days.
+        cells: live cells of the reopened hours.
+        rows_written: metric to rows written or removed in PostgreSQL.
+        campuses: slugs of campuses in which something was refreshed.
+        elapsed_s: wall-clock seconds.
+    """
+
+    events: int = 0
+    hours: int = 0
+    days: int = 0
+    cells: int = 0
+    rows_written: dict[str, int] = field(default_factory=dict)
+    campuses: list[str] = field(default_factory=list)
+    elapsed_s: float = 0.0
+
+
+@dataclass
+class _State:
+    """What PostgreSQL says about one campus before the refresh."""
+
+    generation: int
+    lake_version: int
+    rules_hash: str | None
+    timezone: str | None
+    session_limit_s: int | None
+    definitions: dict[str, tuple[str, int]]
+    cells: Manifest
+    days: Manifest
+
+
+def refresh(
+    store: Store,
+    lake: EventLake,
+    settings: Settings,
+    *,
+    rebuild: bool = False,
+    campus: str | None = None,
+    catalog: dict[str, Metric] | None = None,
+    rules: ActivityRules | None = None,
+    progress: ProgressReporter | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> RefreshSummary:
+    """Refresh every campus (or one).
+
+    Args:
+        store: where metrics are published.
+        lake: where events are.
+        settings: session limit, memory.
+        rebuild: compute everything again from the events, whatever is there.
+        campus: slug of the only campus to refresh.
+        catalog: definitions; the shipped ones unless given.
+        rules: activity rules; the shipped ones unless given.
+        progress: where progress goes.
+        checkpoint: called with the name of each step that was just completed.
+
+    Raises:
+        ConflictError: others kept refreshing the same campus; nothing of this one was kept.
+        InputError: a definition does not fit.
+        UnavailableError: lake or database cannot be reached.
+    """
+    started = time.monotonic()
+    catalog = catalog or load_catalog()
+    ensure_tables(store, catalog)
+    summary = RefreshSummary()
+    for found in list_campuses(store, Scope.district()):
+        if campus is None or found.slug == campus:
+            run = _CampusRefresh(
+                store,
+                lake,
+                settings,
+                found,
+                catalog,
+                rules or load_rules(),
+                progress or SilentProgress(),
+                checkpoint or (lambda _: None),
+            )
+            run.run(summary, rebuild=rebuild)
+    swap_views(store, catalog)
+    summary.elapsed_s = time.monotonic() - started
+    return summary
+
+
+@dataclass
+class _CampusRefresh:
+    store: Store
+    lake: EventLake
+    settings: Settings
+    campus: Campus
+    catalog: dict[str, Metric]
+    rules: ActivityRules
+    progress: ProgressReporter
+    checkpoint: Checkpoint
+
+    def run(self, summary: RefreshSummary, *, rebuild: bool) -> None:
+        for _ in range(ATTEMPTS):
+            try:
+                self._attempt(summary, rebuild=rebuild)
+                return
+            except _OvertakenError:
+                continue
+        raise ConflictError(
+            "other processes kept refreshing the same campus",
+            where=f"campus {self.campus.slug}",
+            next_step="Its metrics are theirs, and right. Run the command again.",
+        )
+
+    def _attempt(self, summary: RefreshSummary, *, rebuild: bool) -> None:
+        state = self._load_state()
+        all_cells = rebuild or state.rules_hash != self.rules.hash
+        if all_cells:
+            state.cells.clear()
+        changed, version = self.lake.changes(
+            self.campus.slug, -1 if all_cells else state.lake_version
+        )
+        all_days = (
+            all_cells
+            or state.timezone != self.campus.timezone
+            or state.session_limit_s != self.settings.session_limit_s
+        )
+        stale = {
+            name
+            for name, metric in self.catalog.items()
+            if all_days or state.definitions.get(name) != (metric.hash, metric.version)
+        }
+        if not changed and not stale and version == state.lake_version:
+            return
+        files = self.lake.files(self.campus.slug, version=version)
+        if not files and not changed and not state.cells.dirty and not state.days.parts:
+            return  # a campus without events, such as the district itself
+        with open_engine(self.settings) as engine:
+            bench = derive.Workbench(
+                engine,
+                self.settings.home_dir,
+                self.campus,
+                self.rules,
+                self.settings.session_limit_s,
+                self.progress,
+                files,
+            )
+            hours = _hours_of_files(bench, changed)
+            self._derive(bench, state, hours, all_days=all_days)
+            written = self._publish(bench, state, version, stale)
+        self.checkpoint("committed")
+        for name, rows in written.items():
+            summary.rows_written[name] = summary.rows_written.get(name, 0) + rows
+        summary.events += sum(hours.values())
+        summary.hours += len(hours)
+        summary.days += len(state.days.dirty)
+        summary.cells += state.cells.rows(hours)
+        summary.campuses.append(self.campus.slug)
+
+    def _load_state(self) -> _State:
+        who = {"campus": self.campus.id}
+        with self.store.transaction(Scope(self.campus.slug)) as conn:
+            conn.execute(
+                text(
+                    "INSERT INTO theon.refresh_state (campus_id) VALUES (:campus)"
+                    " ON CONFLICT DO NOTHING"
+                ),
+                who,
+            )
+            row = conn.execute(
+                text(
+                    "SELECT generation, lake_version, rules_hash, timezone, session_limit_s"
+                    " FROM theon.refresh_state WHERE campus_id = :campus"
+                ),
+                who,
+            ).one()
+            definitions = conn.execute(
+                text(
+                    "SELECT metric, definition_hash, version FROM theon.metric_versions"
+                    " WHERE campus_id = :campus"
+                ),
+                who,
+            )
+            return _State(
+                *row,
+                definitions={name: (digest, version) for name, digest, version in definitions},
+                cells=load_manifest(conn, self.campus.id, "cells", "hour"),
+                days=load_manifest(conn, self.campus.id, "days", "day"),
+            )
+
+    def _derive(
+        self, bench: derive.Workbench, state: _State, hours: dict[int, int], *, all_days: bool
+    ) -> None:
+        """Cells and days; leaves `changed_days` in the engine unless all days are new."""
+        cells_before = state.cells.live_sql(bench.engine, bench.home, set(hours))
+        derive.build_cells(bench, state.cells, hours)
+        self.checkpoint("cells written")
+        if all_days:
+            state.days.clear()
+            wanted = derive.days_of_cells(bench, state.cells)
+            days_before = None
+        else:
+            derive.find_changed_cells(bench, cells_before, state.cells, set(hours))
+            wanted = derive.reopened_days(bench)
+            days_before = state.days.live_sql(bench.engine, bench.home, wanted)
+        derive.build_days(bench, state.cells, state.days, wanted)
+        self.checkpoint("days written")
+        if not all_days:
+            derive.find_changed_days(bench, days_before, state.days, wanted)
+
+    def _publish(
+        self, bench: derive.Workbench, state: _State, version: int, stale: set[str]
+    ) -> dict[str, int]:
+        written: dict[str, int] = {}
+        everything = state.days.live_sql(bench.engine, bench.home)
+        with self.store.transaction(Scope(self.campus.slug)) as conn:
+            self._lock(conn, state.generation)
+            with self.progress.step("Publishing metrics", len(self.catalog), "metrics") as step:
+                for name, metric in self.catalog.items():
+                    keys = None
+                    if name not in stale:
+                        keys = affected_keys(bench, metric)
+                        if keys.num_rows == 0:
+                            step.advance()
+                            continue
+                    rows = metric_rows(bench, metric, everything, restricted=keys is not None)
+                    written[name] = publish(
+                        conn,
+                        metric,
+                        self.campus.id,
+                        rows,
+                        None if keys is None else keys.to_reader(),
+                    )
+                    self.checkpoint(f"{name} written")
+                    step.advance()
+            gone = save_manifest(conn, self.campus.id, state.cells)
+            gone += save_manifest(conn, self.campus.id, state.days)
+            self._move_cursor(conn, version)
+            self.checkpoint("before commit")
+        for path in gone:
+            (bench.home / path).unlink(missing_ok=True)
+        with self.store.transaction(Scope(self.campus.slug)) as conn:
+            folder = bench.home / "derived" / self.campus.slug
+            sweep(conn, self.campus.id, folder, bench.home, time.time() - ORPHANS_AFTER_S)
+        return written
+
+    def _lock(self, conn: Connection, generation: int) -> None:
+        """Hold the campus against other refreshes and check that none came first."""
+        now = conn.execute(
+            text(
+                "SELECT generation FROM theon.refresh_state WHERE campus_id = :campus FOR UPDATE"
+            ),
+            {"campus": self.campus.id},
+        ).scalar_one()
+        if now != generation:
+            raise _OvertakenError
+
+    def _move_cursor(self, conn: Connection, version: int) -> None:
+        conn.execute(
+            text(
+                "UPDATE theon.refresh_state SET generation = generation + 1,"
+                " lake_version = :version, rules_hash = :rules, timezone = :timezone,"
+                " session_limit_s = :limit_s, refreshed_at = now() WHERE campus_id = :campus"
+            ),
+            {
+                "campus": self.campus.id,
+                "version": version,
+                "rules": self.rules.hash,
+                "timezone": self.campus.timezone,
+                "limit_s": self.settings.session_limit_s,
+            },
+        )
+        conn.execute(
+            text(
+                "INSERT INTO theon.metric_versions"
+                " (campus_id, metric, definition_hash, version, refreshed_at)"
+                " VALUES (:campus, :metric, :hash, :version, now())"
+                " ON CONFLICT (campus_id, metric) DO UPDATE SET"
+                " definition_hash = excluded.definition_hash, version = excluded.version,"
+                " refreshed_at = excluded.refreshed_at"
+            ),
+            [
+                {"campus": self.campus.id, "metric": m.name, "hash": m.hash, "version": m.version}
+                for m in self.catalog.values()
+            ],
+        )
+
+
+class _OvertakenError(Exception):
+    """Somebody else refreshed this campus meanwhile; begin again from what they left."""
+
+
+def _hours_of_files(bench: derive.Workbench, files: list[LakeFile]) -> dict[int, int]:
+    """Hour to number of events in it, over `files`."""
+    if not files:
+        return {}
+    return dict(
+        bench.engine.sql(
+            f"SELECT epoch_us(occurred_at) // {kernel.HOUR_S * 1_000_000} AS hour_, count(*) FROM "
+            f"read_parquet({sql_list([f.path for f in files])}, hive_partitioning = false) "
+            "GROUP BY hour_"
+        ).fetchall()
+    )
+
+
+def affected_keys(bench: derive.Workbench, metric: Metric) -> pa.Table:
+    """The grain (without campus) of the metric's rows that rest on a changed day.
+
+    Leaves them in the engine as the table `keys_`.
+    """
+    bench.engine.execute(
+        f"CREATE OR REPLACE TEMP TABLE keys_ AS SELECT DISTINCT {', '.join(metric.keys)} FROM ("
+        "SELECT user_id, course_id, DATE '1970-01-01' + day AS day, "
+        "date_trunc('week', DATE '1970-01-01' + day)::DATE AS week_start, "
+        "date_trunc('month', DATE '1970-01-01' + day)::DATE AS month_start FROM changed_days)"
+    ).fetchall()
+    return bench.engine.sql("SELECT * FROM keys_").to_arrow_table()
+
+
+def metric_rows(
+    bench: derive.Workbench, metric: Metric, days: str | None, *, restricted: bool
+) -> pa.RecordBatchReader:
+    """Run a definition over `days` (SQL), or over those that agree with `keys_`.
+
+    Returns:
+        The grain without campus and the activity columns.
+    """
+    names = [*metric.keys, *(c.name for c in metric.family("activity"))]
+    schema = pa.schema([metric.schema().field(n) for n in names])
+    if days is None:
+        return schema.empty_table().to_reader()
+    view = kernel.days_view_sql(days, bench.campus.slug, bench.rules)
+    if restricted:
+        view = f"SELECT d.* FROM ({view}) d SEMI JOIN keys_ USING ({', '.join(metric.keys)})"
+    query = f"WITH days AS ({view}) SELECT {', '.join(names)} FROM ({metric.sql})"
+    return bench.engine.sql(query).to_arrow_reader(65_536).cast(schema)
