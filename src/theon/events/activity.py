@@ -22,7 +22,7 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _condition(key: str, value: Any) -> str:  # noqa: PLR0911 - one return per kind of condition
+def _condition(key: str, value: Any) -> str:
     columns = set(EVENT_SCHEMA.names)
     if key in columns:
         return f"{key} IN ({', '.join(map(_text, value))})"

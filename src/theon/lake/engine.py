@@ -29,6 +29,13 @@ def open_engine(settings: Settings) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def open_scratch() -> duckdb.DuckDBPyConnection:
+    """Open a small in-memory DuckDB, in UTC, to sort or format rows that are in memory anyway."""
+    connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
 def sql_text(value: str | Path) -> str:
     """A SQL string literal of `value`."""
     return "'" + str(value).replace("'", "''") + "'"

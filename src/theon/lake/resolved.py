@@ -13,6 +13,8 @@ knows the course. The rules, all inside one second and so inside one hour:
 Both depend on the set of rows only, so the order of arrival does not matter.
 """
 
+import itertools
+
 import duckdb
 
 from theon.events.schema import SOURCE_MOODLE_REPORT
@@ -23,7 +25,9 @@ HOUR_S = 3600
 # More ranges than this in one statement cost more to plan than they save in reading.
 MAX_RANGES = 64
 
-_NATURAL_KEY = "epoch_us(occurred_at) // 1000000, user_id, event_name, real_user_id IS NULL, origin, ip"
+_NATURAL_KEY = (
+    "epoch_us(occurred_at) // 1000000, user_id, event_name, real_user_id IS NULL, origin, ip"
+)
 
 
 def hour_ranges(hours: list[int], limit: int = MAX_RANGES) -> list[tuple[int, int]]:
@@ -31,9 +35,7 @@ def hour_ranges(hours: list[int], limit: int = MAX_RANGES) -> list[tuple[int, in
     ordered = sorted(set(hours))
     if not ordered:
         return []
-    gaps = sorted(
-        (b - a for a, b in zip(ordered, ordered[1:], strict=False) if b - a > 1), reverse=True
-    )
+    gaps = sorted((b - a for a, b in itertools.pairwise(ordered) if b - a > 1), reverse=True)
     join_up_to = gaps[limit - 1] if len(gaps) >= limit else 1
     ranges: list[tuple[int, int]] = []
     for hour in ordered:

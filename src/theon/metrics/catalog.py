@@ -132,7 +132,7 @@ def parse_metric(name: str, text: str) -> Metric:
         raise InputError(
             "the definition has no header",
             where=where,
-            next_step="Begin the file with /* question = …, owner = …, grain = […], version = 1 */.",
+            next_step="Begin the file with /* question = …, owner = …, grain = […], version = … */",
         )
     try:
         header = tomllib.loads(match["toml"])
@@ -172,8 +172,11 @@ def _check(metric: Metric, where: str) -> None:
         problems.append("columns must begin with the grain, and the grain with campus")
     if sum(k in PERIODS for k in metric.grain) != 1:
         problems.append(f"the grain needs exactly one of {sorted(PERIODS)}")
-    problems += [f"column {c.name} has the unknown type {c.type}" for c in metric.columns
-                 if c.type not in _TYPES]
+    problems += [
+        f"column {c.name} has the unknown type {c.type}"
+        for c in metric.columns
+        if c.type not in _TYPES
+    ]
     if problems:
         raise InputError("; ".join(problems), where=where)
 
@@ -196,6 +199,6 @@ def get_metric(name: str) -> Metric:
     if name not in catalog:
         raise InputError(
             f"there is no metric {name!r}",
-            next_step=f"Metrics: {', '.join(catalog)}. `theon metrics list` says what each answers.",
+            next_step=f"Metrics: {', '.join(catalog)}. See `theon metrics list`.",
         )
     return catalog[name]

@@ -89,7 +89,7 @@ def find_changed_cells(
         cells: the manifest after `build_cells`.
         hours: the hours that were computed again.
     """
-    after = cells.live_sql(bench.engine, bench.home, hours)
+    after = cells.live_sql(bench.home, hours)
     _difference(bench.engine, "changed_cells", ["slot"], before, after)
 
 
@@ -128,7 +128,7 @@ def build_days(bench: Workbench, cells: Manifest, days: Manifest, wanted: set[in
                 hours = _hours_of_day(day, bench.campus.timezone)
                 lookback = -(-bench.session_limit_s // kernel.HOUR_S) + 1
                 needed.update(range(hours.start - lookback, hours.stop))
-            source = cells.live_sql(bench.engine, bench.home, needed)
+            source = cells.live_sql(bench.home, needed)
             rows: dict[int, int] = {}
             relative, path = bench.new_path("days")
             if source is not None:
@@ -149,7 +149,7 @@ def find_changed_days(
     bench: Workbench, before: str | None, days: Manifest, wanted: set[int]
 ) -> None:
     """Fill the temp table `changed_days(user_id, course_id, day)` with rows that differ now."""
-    after = days.live_sql(bench.engine, bench.home, wanted)
+    after = days.live_sql(bench.home, wanted)
     _difference(bench.engine, "changed_days", ["user_id", "course_id", "day"], before, after)
 
 

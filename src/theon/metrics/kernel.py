@@ -86,9 +86,7 @@ def one_pass_days_sql(events: str, rules: ActivityRules, session_limit_s: int) -
 
     Used to verify, never to compute: it shares nothing with cells but the activity rules.
     """
-    measures = ", ".join(
-        f"count(*) FILTER ({name})::INTEGER AS {name}" for name in rules.measures
-    )
+    measures = ", ".join(f"count(*) FILTER ({name})::INTEGER AS {name}" for name in rules.measures)
     flags = ", ".join(f"{sql} AS {name}" for name, sql in rules.measures.items())
     return f"""
     SELECT slot_days.day, user_id, course_id, count(*)::INTEGER AS total_actions,

@@ -59,9 +59,7 @@ class Manifest:
         """How many live rows the periods have."""
         return sum(self.parts[p][1] for p in periods if p in self.parts)
 
-    def live_sql(
-        self, engine: duckdb.DuckDBPyConnection, home: Path, periods: set[int] | None = None
-    ) -> str | None:
+    def live_sql(self, home: Path, periods: set[int] | None = None) -> str | None:
         """SQL of the live rows of `periods` (None: of all); None if there are none.
 
         Files of which every row is wanted are read as they are; of the others only the rows of
@@ -71,7 +69,8 @@ class Manifest:
         for period, (path, _) in self.parts.items():
             if periods is None or period in periods:
                 by_file.setdefault(path, []).append(period)
-        whole, partial = [], []
+        whole: list[str] = []
+        partial: list[str] = []
         for path, wanted in by_file.items():
             live = sum(self.parts[p][1] for p in wanted)
             (whole if live == self.file_rows[path] else partial).append(path)
@@ -80,9 +79,7 @@ class Manifest:
             selects.append(f"SELECT * FROM read_parquet({sql_list([home / p for p in whole])})")
         for path in partial:
             condition = _membership(self.period_column, sorted(by_file[path]))
-            selects.append(
-                f"SELECT * FROM read_parquet({sql_text(home / path)}) WHERE {condition}"
-            )
+            selects.append(f"SELECT * FROM read_parquet({sql_text(home / path)}) WHERE {condition}")
         return " UNION ALL ".join(selects) or None
 
 
@@ -101,9 +98,7 @@ def _membership(column: str, periods: list[int]) -> str:
     return "(" + " OR ".join(conditions) + ")"
 
 
-def load_manifest(
-    conn: Connection, campus_id: int, dataset: str, period_column: str
-) -> Manifest:
+def load_manifest(conn: Connection, campus_id: int, dataset: str, period_column: str) -> Manifest:
     """Read the manifest of one dataset of one campus."""
     found = conn.execute(
         text(
@@ -211,9 +206,7 @@ def period_counts(engine: duckdb.DuckDBPyConnection, path: Path, column: str) ->
     )
 
 
-def register_integers(
-    engine: duckdb.DuckDBPyConnection, name: str, values: Iterable[int]
-) -> None:
+def register_integers(engine: duckdb.DuckDBPyConnection, name: str, values: Iterable[int]) -> None:
     """Make a one-column table `name(value)` for joins."""
     table = pa.table({"value": pa.array(sorted(values), pa.int64())})
     engine.register(f"{name}_arrow", table)

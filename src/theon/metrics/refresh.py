@@ -216,8 +216,13 @@ class _CampusRefresh:
                 ),
                 who,
             )
+            generation, lake_version, rules_hash, timezone, session_limit_s = row
             return _State(
-                *row,
+                generation,
+                lake_version,
+                rules_hash,
+                timezone,
+                session_limit_s,
                 definitions={name: (digest, version) for name, digest, version in definitions},
                 cells=load_manifest(conn, self.campus.id, "cells", "hour"),
                 days=load_manifest(conn, self.campus.id, "days", "day"),
@@ -227,7 +232,7 @@ class _CampusRefresh:
         self, bench: derive.Workbench, state: _State, hours: dict[int, int], *, all_days: bool
     ) -> None:
         """Cells and days; leaves `changed_days` in the engine unless all days are new."""
-        cells_before = state.cells.live_sql(bench.engine, bench.home, set(hours))
+        cells_before = state.cells.live_sql(bench.home, set(hours))
         derive.build_cells(bench, state.cells, hours)
         self.checkpoint("cells written")
         if all_days:
@@ -237,7 +242,7 @@ class _CampusRefresh:
         else:
             derive.find_changed_cells(bench, cells_before, state.cells, set(hours))
             wanted = derive.reopened_days(bench)
-            days_before = state.days.live_sql(bench.engine, bench.home, wanted)
+            days_before = state.days.live_sql(bench.home, wanted)
         derive.build_days(bench, state.cells, state.days, wanted)
         self.checkpoint("days written")
         if not all_days:
@@ -247,7 +252,7 @@ class _CampusRefresh:
         self, bench: derive.Workbench, state: _State, version: int, stale: set[str]
     ) -> dict[str, int]:
         written: dict[str, int] = {}
-        everything = state.days.live_sql(bench.engine, bench.home)
+        everything = state.days.live_sql(bench.home)
         with self.store.transaction(Scope(self.campus.slug)) as conn:
             self._lock(conn, state.generation)
             with self.progress.step("Publishing metrics", len(self.catalog), "metrics") as step:
@@ -282,9 +287,7 @@ class _CampusRefresh:
     def _lock(self, conn: Connection, generation: int) -> None:
         """Hold the campus against other refreshes and check that none came first."""
         now = conn.execute(
-            text(
-                "SELECT generation FROM theon.refresh_state WHERE campus_id = :campus FOR UPDATE"
-            ),
+            text("SELECT generation FROM theon.refresh_state WHERE campus_id = :campus FOR UPDATE"),
             {"campus": self.campus.id},
         ).scalar_one()
         if now != generation:

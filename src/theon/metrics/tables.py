@@ -16,7 +16,9 @@ def ensure_tables(store: Store, catalog: dict[str, Metric]) -> None:
     """Make the table of each metric's version, and its view where there is none yet."""
     with store.transaction(Scope.district()) as conn:
         found = conn.execute(
-            text("SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname = 'metrics'")
+            text(
+                "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname = 'metrics'"
+            )
         )
         existing = {str(name) for (name,) in found}
         views = current_versions(conn)
@@ -64,9 +66,7 @@ def swap_views(store: Store, catalog: dict[str, Metric]) -> list[str]:
     for metric in swap:
         with store.owner_transaction() as conn:
             _point_view(conn, metric)
-            conn.execute(
-                text(f"DROP TABLE IF EXISTS metrics.{metric.name}_v{shown[metric.name]}")
-            )
+            conn.execute(text(f"DROP TABLE IF EXISTS metrics.{metric.name}_v{shown[metric.name]}"))
     return [m.name for m in swap]
 
 

@@ -1,0 +1,210 @@
+"""Explain: from one published value to the events behind it."""
+
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+from sqlalchemy import text
+
+from theon.errors import InputError
+from theon.events.activity import ActivityRules, load_rules
+from theon.lake.engine import open_engine, open_scratch
+from theon.lake.table import EventLake
+from theon.metrics import kernel
+from theon.metrics.catalog import Metric
+from theon.metrics.window import Window, period_window
+from theon.roster.campuses import get_campus
+from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a value is what it is.
+
+    Attributes:
+        value: the published row, column to value; empty if there is none.
+        events: every event that agrees with the key, in order: local_time, event_id, user_id,
+            course_id, event_name, counts (bool), reason (why not), gap_s (seconds since the
+            learner's previous counted event in the course), time_spent_s (what of it counts),
+            and a boolean per measure.
+        totals: what the counted events add up to, by the names of the metric's columns.
+        sentences: the same in words.
+    """
+
+    value: dict[str, object]
+    events: pa.Table
+    totals: dict[str, object]
+    sentences: list[str]
+
+
+def explain(
+    store: Store,
+    lake: EventLake,
+    settings: Settings,
+    metric: Metric,
+    *,
+    campus: str,
+    key: dict[str, str],
+) -> Explanation:
+    """Find the events behind one row of a metric.
+
+    Args:
+        store: where the row is published.
+        lake: where its events are.
+        settings: the session limit.
+        metric: the definition.
+        campus: slug.
+        key: the grain without campus, values as text; dates in ISO 8601.
+
+    Raises:
+        InputError: the key does not fit the metric's grain, or a date is none or does not
+            begin a period.
+    """
+    found = get_campus(store, campus)
+    start = _check_key(metric, key)
+    window = period_window(found, start, metric.period, settings.session_limit_s)
+    rules = load_rules()
+    events = _events(lake, settings, window, key, rules)
+    value = _published_row(store, metric, campus, key)
+    totals = _totals(events, rules)
+    return Explanation(value, events, totals, _sentences(metric, value, events, totals, settings))
+
+
+def _published_row(
+    store: Store, metric: Metric, campus: str, key: dict[str, str]
+) -> dict[str, object]:
+    columns = ", ".join(c.name for c in metric.columns if c.name != "campus")
+    where = " AND ".join(f"m.{k} = :{k}" for k in key)
+    with store.transaction(Scope(campus)) as conn:
+        row = (
+            conn.execute(
+                text(
+                    f"SELECT c.slug AS campus, {columns} FROM metrics.{metric.name} m"
+                    " JOIN theon.campuses c ON c.id = m.campus_id"
+                    f" WHERE c.slug = :campus AND {where}"
+                ),
+                {
+                    "campus": campus,
+                    **key,
+                    metric.period_column: date.fromisoformat(key[metric.period_column]),
+                },
+            )
+            .mappings()
+            .one_or_none()
+        )
+    return dict(row) if row else {}
+
+
+def _check_key(metric: Metric, key: dict[str, str]) -> date:
+    missing = [k for k in metric.keys if k not in key]
+    unknown = [k for k in key if k not in metric.keys]
+    if missing or unknown:
+        raise InputError(
+            f"{metric.name} has one row per {', '.join(metric.grain)}"
+            + (f"; missing: {', '.join(missing)}" if missing else "")
+            + (f"; not part of it: {', '.join(unknown)}" if unknown else ""),
+            next_step=f"Give {', '.join(metric.keys)}.",
+        )
+    given = key[metric.period_column]
+    try:
+        start = date.fromisoformat(given)
+    except ValueError as error:
+        raise InputError(f"{given!r} is no date", next_step="Write it as 2026-09-14.") from error
+    begins = {
+        "day": start,
+        "week": date.fromordinal(start.toordinal() - start.weekday()),
+        "month": start.replace(day=1),
+    }[metric.period]
+    if begins != start:
+        raise InputError(
+            f"{given} does not begin a {metric.period}",
+            next_step=f"The {metric.period} it lies in begins at {begins.isoformat()}.",
+        )
+    return start
+
+
+def _events(
+    lake: EventLake,
+    settings: Settings,
+    window: Window,
+    key: dict[str, str],
+    rules: ActivityRules,
+) -> pa.Table:
+    columns = [*kernel.EVENT_COLUMNS, "event_id"]
+    given = [(k, v) for k, v in key.items() if k in ("user_id", "course_id")]
+    where = " AND ".join(f"{k} = ?" for k, _ in given) or "true"
+    measures = ", ".join(f"{sql} AND counts AS {name}" for name, sql in rules.measures.items())
+    start, end = int(window.start.timestamp()), int(window.end.timestamp())
+    with open_engine(settings) as engine:
+        query = f"""
+        SELECT timezone('{window.campus.timezone}', occurred_at) AS local_time, event_id, user_id,
+            course_id, event_name, counts, reason, gap_s,
+            CASE WHEN gap_s <= {settings.session_limit_s} THEN gap_s ELSE 0 END AS time_spent_s,
+            {", ".join(rules.measures)}
+        FROM (
+            SELECT *, {measures}, CASE WHEN counts THEN second_ - lag(second_) OVER (
+                PARTITION BY user_id, course_id, counts ORDER BY second_, event_id) END AS gap_s
+            FROM (
+                SELECT *, epoch_us(occurred_at) // 1000000 AS second_,
+                    {rules.reason_sql()} AS reason, reason IS NULL AS counts
+                FROM ({window.events_sql(engine, lake, columns)}) WHERE {where}
+            )
+        ) WHERE second_ >= {start} AND second_ < {end}
+        ORDER BY occurred_at, event_id"""
+        return engine.sql(query, params=[v for _, v in given]).to_arrow_table()
+
+
+def _totals(events: pa.Table, rules: ActivityRules) -> dict[str, object]:
+    sums = ", ".join(f"count(*) FILTER ({name})::INTEGER AS {name}" for name in rules.measures)
+    with open_scratch() as engine:
+        engine.register("events_", events)
+        [totals] = (
+            engine.sql(
+                "SELECT count(*) AS total_actions, "
+                "count(DISTINCT date_trunc('day', local_time)) AS active_days, "
+                "coalesce(sum(time_spent_s), 0)::BIGINT AS time_spent_s, "
+                "count(DISTINCT user_id) AS learners, count(DISTINCT course_id) AS courses, "
+                f"{sums} FROM events_ WHERE counts"
+            )
+            .to_arrow_table()
+            .to_pylist()
+        )
+    return dict(totals)
+
+
+def _reasons(events: pa.Table) -> list[tuple[str, int]]:
+    with open_scratch() as engine:
+        engine.register("events_", events)
+        return engine.sql(
+            "SELECT reason, count(*) AS n FROM events_ WHERE NOT counts "
+            "GROUP BY reason ORDER BY n DESC, reason"
+        ).fetchall()
+
+
+def _sentences(
+    metric: Metric,
+    value: dict[str, object],
+    events: pa.Table,
+    totals: dict[str, object],
+    settings: Settings,
+) -> list[str]:
+    sentences = [f"{metric.question} {totals['total_actions']} of {events.num_rows} events count."]
+    sentences += [f"{count} do not count: {reason}." for reason, count in _reasons(events)]
+    sentences.append(
+        f"Time spent is {totals['time_spent_s']} s: the gaps of at most "
+        f"{settings.session_limit_s} s between a learner's consecutive counted events in a course."
+    )
+    if not value:
+        sentences.append("No row is published for this key.")
+        return sentences
+    wrong = [
+        f"{c.name} is {value[c.name]}, these events give {totals[c.name]}"
+        for c in metric.family("activity")
+        if c.name in totals and totals[c.name] != value[c.name]
+    ]
+    sentences += [f"Published {w}: run `theon metrics refresh`." for w in wrong]
+    if not wrong:
+        sentences.append("The published row is exactly what these events give.")
+    return sentences
