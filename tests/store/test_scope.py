@@ -224,6 +224,19 @@ def test_a_scope_ends_with_its_transaction(store: Store, tree: dict[str, int]) -
             assert not visible(conn, "theon.people")
 
 
+def test_nothing_outlives_its_transaction_on_a_connection(
+    store: Store, tree: dict[str, int]
+) -> None:
+    """Neither a temporary table nor a setting of the session reaches the next scope."""
+    with store.transaction(Scope.district()) as conn:
+        conn.exec_driver_sql("CREATE TEMPORARY TABLE kept AS SELECT * FROM theon.people")
+        conn.exec_driver_sql("SET SESSION theon.scope = 'district'")
+    for _ in range(20):
+        with store._app.begin() as conn:
+            assert conn.execute(text("SELECT to_regclass('kept')")).scalar_one() is None
+            assert not visible(conn, "theon.people")
+
+
 def test_protect_may_be_repeated(store: Store, tree: dict[str, int]) -> None:
     """Applying it twice changes nothing; a table named without its schema is refused."""
     with store.owner_transaction() as conn:

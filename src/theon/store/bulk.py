@@ -22,6 +22,13 @@ READ_BLOCK_BYTES = 4 << 20
 WRITE_BLOCK_BYTES = 16 << 20
 WRITE_BLOCK_ROWS = 65_536
 
+_REFUSALS = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+)
+
 
 def copy_in(conn: Connection, table: str, reader: pa.RecordBatchReader | pa.Table) -> int:
     """Append all rows of `reader` to `table`, in the transaction of `conn`.
@@ -58,7 +65,7 @@ def copy_in(conn: Connection, table: str, reader: pa.RecordBatchReader | pa.Tabl
                     copy.write(encode(part))
                 rows += batch.num_rows
             copy.write(TRAILER)
-    except (psycopg.DataError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except _REFUSALS as error:
         raise InputError(
             f"a value does not fit: {str(error).strip()}",
             where=f"table {table}",

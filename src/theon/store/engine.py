@@ -4,10 +4,12 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import PoolResetState
 
 from theon.errors import UnavailableError
 from theon.settings import Settings
@@ -143,17 +145,36 @@ def _own_app_url(settings: Settings, owner: URL) -> URL:
 
 def _engine(url: URL, options: str, *, pool_size: int) -> Engine:
     given = str(url.query.get("options", ""))
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=4,
         pool_pre_ping=True,
+        pool_reset_on_return=None,  # `_leave_nothing` does it
         connect_args={
             "connect_timeout": CONNECT_LIMIT_S,
             "application_name": "theon",
             "options": f"{given} -c timezone=UTC {options}".strip(),
         },
     )
+    event.listen(engine, "reset", _leave_nothing)
+    return engine
+
+
+def _leave_nothing(
+    connection: psycopg.Connection[Any], _record: object, state: PoolResetState
+) -> None:
+    """Make a connection as new before it is used again: the next use may have another scope.
+
+    A temporary table or a setting that outlived its transaction would carry rows, or the
+    scope itself, across.
+    """
+    if state.terminate_only or connection.closed:
+        return
+    connection.rollback()
+    connection.autocommit = True
+    connection.execute("RESET ALL; DISCARD TEMP")
+    connection.autocommit = False
 
 
 @contextmanager
