@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from theon.simulation import Delivery, District
 
 MANIFEST = "demo.json"
+DELIVERIES = "deliveries.json"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,10 @@ def _build(theon: "Theon", wanted: Plan) -> None:
         courses=plan.courses,
         weeks=plan.weeks,
     )
-    deliveries = write_district(district, folder, progress=progress)
+    deliveries = _known_deliveries(district, folder)
+    if deliveries is None:
+        deliveries = write_district(district, folder, progress=progress)
+        _keep_deliveries(deliveries, folder)
     _add_roster(theon, deliveries)
     outcome = _compute(theon, deliveries)
     _report(theon, district, deliveries, outcome)
@@ -114,6 +118,32 @@ def _agreed_plan(manifest: Path, wanted: Plan) -> Plan:
             next_step="Use the same options, or another folder: THEON_HOME=~/theon-2 theon demo …",
         )
     return earlier
+
+
+def _known_deliveries(district: "District", folder: Path) -> "list[Delivery] | None":
+    """The files of an earlier demo; the plan is the same, so they would be written as they are."""
+    from theon.simulation import Delivery  # noqa: PLC0415
+
+    try:
+        counts = json.loads((folder / DELIVERIES).read_text(encoding="utf-8"))
+        found = [
+            Delivery(
+                campus=campus,
+                main=folder / f"{campus.slug}.csv",
+                late=folder / f"{campus.slug}-late.csv",
+                **counts[campus.slug],
+            )
+            for campus in district.campuses
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if all(d.main.exists() and d.late.exists() for d in found) else None
+
+
+def _keep_deliveries(deliveries: "list[Delivery]", folder: Path) -> None:
+    names = ("courses", "events", "late_events", "duplicates")
+    counts = {d.campus.slug: {name: getattr(d, name) for name in names} for d in deliveries}
+    (folder / DELIVERIES).write_text(json.dumps(counts), encoding="utf-8")
 
 
 def _add_roster(theon: "Theon", deliveries: "list[Delivery]") -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 READY_S = 30
 

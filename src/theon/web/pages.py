@@ -52,7 +52,13 @@ def add_pages(app: FastAPI, store: Store) -> None:
             _show(overview, monday)
 
     ui.run_with(
-        app, title="Theon", favicon=ICON, dark=None, tailwind=False, show_welcome_message=False
+        app,
+        title="Theon",
+        favicon=ICON,
+        dark=None,
+        tailwind=False,
+        language="en-US",
+        show_welcome_message=False,
     )
 
 
