@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake.transaction import AddAction
 
 from theon.errors import ConflictError, InputError, UnavailableError
 from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
@@ -176,7 +176,7 @@ class EventLake:
         months = _months(engine, staged)
         total = sum(m.rows for m in months)
         known_files = _files(table, self.path, campus)
-        written: list[AddAction | RemoveAction] = []
+        written: list[AddAction] = []
         committed = False
         try:
             with progress.step(f"Appending to the lake ({campus})", total, "events") as step:
@@ -191,7 +191,7 @@ class EventLake:
                 fence = f"intake/{campus}"
                 turn = (table.transaction_version(fence) or 0) + 1
                 table.create_write_transaction(
-                    written,
+                    [*written],
                     mode="append",
                     schema=EVENT_SCHEMA,
                     partition_by=PARTITION_COLUMNS,

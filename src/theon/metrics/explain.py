@@ -153,7 +153,8 @@ def _events(
             )
         ) WHERE second_ >= {start} AND second_ < {end}
         ORDER BY occurred_at, event_id"""
-        return engine.sql(query, params=[v for _, v in given]).to_arrow_table()
+        events: pa.Table = engine.sql(query, params=[v for _, v in given]).to_arrow_table()
+    return events
 
 
 def _totals(events: pa.Table, rules: ActivityRules) -> dict[str, object]:

@@ -41,7 +41,7 @@ def published_rows(store: Store, metric: Metric, scope: Scope) -> pa.Table:
     )
     with open_scratch() as engine:
         engine.register("rows_", table)
-        ordered = engine.sql(f"SELECT * FROM rows_ ORDER BY {order}").to_arrow_table()
+        ordered: pa.Table = engine.sql(f"SELECT * FROM rows_ ORDER BY {order}").to_arrow_table()
     return ordered.cast(schema)
 
 

@@ -352,7 +352,8 @@ def affected_keys(bench: derive.Workbench, metric: Metric) -> pa.Table:
         "date_trunc('week', DATE '1970-01-01' + day)::DATE AS week_start, "
         "date_trunc('month', DATE '1970-01-01' + day)::DATE AS month_start FROM changed_days)"
     ).fetchall()
-    return bench.engine.sql("SELECT * FROM keys_").to_arrow_table()
+    keys: pa.Table = bench.engine.sql("SELECT * FROM keys_").to_arrow_table()
+    return keys
 
 
 def metric_rows(
@@ -371,4 +372,5 @@ def metric_rows(
     if restricted:
         view = f"SELECT d.* FROM ({view}) d SEMI JOIN keys_ USING ({', '.join(metric.keys)})"
     query = f"WITH days AS ({view}) SELECT {', '.join(names)} FROM ({metric.sql})"
-    return bench.engine.sql(query).to_arrow_reader(65_536).cast(schema)
+    rows: pa.RecordBatchReader = bench.engine.sql(query).to_arrow_reader(65_536)
+    return rows.cast(schema)
