@@ -82,6 +82,16 @@ class Settings(BaseSettings):
         ),
     ] = 0
 
+    moodle_reread_ids: Annotated[
+        int,
+        Field(
+            ge=0,
+            validation_alias=AliasChoices("THEON_MOODLE_REREAD_IDS", "moodle_reread_ids"),
+            description="Log ids that each reading of a Moodle database goes back: a long "
+            "transaction may show a lower id after a higher one. What is known is not counted twice.",
+        ),
+    ] = 20_000
+
     @property
     def home_dir(self) -> Path:
         """`home` as an absolute path, with `~` expanded."""

@@ -126,7 +126,7 @@ def _resolve(engine: duckdb.DuckDBPyConnection, times: ReportTimes, course: str 
         hashed AS (
             SELECT *,
                 -- A task that acts for somebody says their id, and its own name as the doer's.
-                CASE WHEN full_name = affected OR usual_name IS DISTINCT FROM affected
+                CASE WHEN by_other OR full_name = affected OR usual_name IS DISTINCT FROM affected
                     OR person_named[1] = '-' OR person_named = '0'
                 THEN person_named END AS user_id,
                 md5(concat_ws(chr(31), local_s, coalesce(component, ''),

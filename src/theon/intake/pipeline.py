@@ -18,7 +18,7 @@ from theon.intake.staged import Staged
 from theon.lake.engine import open_engine, sql_text
 from theon.lake.table import EventLake
 from theon.observability.progress import ProgressReporter, SilentProgress
-from theon.roster.campuses import Campus, get_campus
+from theon.roster.campuses import get_campus
 from theon.settings import Settings
 from theon.store.engine import Store
 
@@ -60,7 +60,7 @@ def ingest(
         UnavailableError: a database went away; what was appended stays, the message says
             where it stopped.
     """
-    _check_options(format, course, prefix)
+    _check_options(format, course)
     owner = get_campus(store, campus)
     run = Run.begin(
         store, settings, owner, source_format=format, location=without_password(location)
@@ -77,7 +77,7 @@ def ingest(
         return run.finish()
 
 
-def _check_options(source_format: str, course: str | None, prefix: str | None) -> None:
+def _check_options(source_format: str, course: str | None) -> None:
     if source_format not in FORMATS:
         raise InputError(
             f"there is no format {source_format!r}",
@@ -89,12 +89,6 @@ def _check_options(source_format: str, course: str | None, prefix: str | None) -
             f"a course belongs to a report; {source_format} says the course of each row itself",
             where="--course",
             next_step="Leave --course out.",
-        )
-    if prefix is not None and source_format != DATABASE:
-        raise InputError(
-            "a table prefix belongs to a database",
-            where="--prefix",
-            next_step="Leave --prefix out.",
         )
 
 
@@ -171,6 +165,3 @@ def without_password(location: str) -> str:
     except (ArgumentError, ValueError):
         return location.split("://", 1)[0] + "://…"
     return url.set(query={}).render_as_string(hide_password=True)
-
-
-__all__ = ["ACTIVITY", "FORMATS", "Campus", "IngestSummary", "count_reasons", "ingest"]
