@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-_FIELDS: list[pa.Field[Any]] = [
+_FIELDS: "list[pa.Field[Any]]" = [
     pa.field("campus", pa.string(), nullable=False),  # campus slug; partition
     pa.field("month", pa.string(), nullable=False),  # 'YYYY-MM' of occurred_at in UTC; partition
     pa.field("event_id", pa.string(), nullable=False),  # unique in a campus
