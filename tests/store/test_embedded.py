@@ -280,10 +280,10 @@ def test_root_opens_no_folder_wider_than_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs all other tests already")
-def test_an_ordinary_user_needs_no_system_user(tmp_path: Path) -> None:
+def test_an_ordinary_user_needs_no_system_user(short_folder: Path) -> None:
     """The same road without root: the server runs as the user who started it."""
-    (tmp_path / "mine").mkdir()
-    os.chown(tmp_path / "mine", 65534, 65534)
+    (short_folder / "mine").mkdir()
+    os.chown(short_folder / "mine", 65534, 65534)
     program = f"""
 import os
 from pathlib import Path
@@ -299,14 +299,12 @@ def visit(home):
             assert conn.execute(text("SELECT count(*) FROM theon.campuses")).scalar_one() == 1
         return postmaster.find(home / "postgres" / "data").process.uids().real
 
-visit(Path({str(tmp_path / "warm")!r}))  # loads every module while root may still read them
-os.chmod({str(tmp_path)!r}, 0o711); os.chdir("/")
+visit(Path({str(short_folder / "warm")!r}))  # loads every module while root may still read them
+os.chmod({str(short_folder)!r}, 0o711); os.chdir("/")
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-assert visit(Path({str(tmp_path / "mine" / "home")!r})) == 65534
+assert visit(Path({str(short_folder / "mine" / "home")!r})) == 65534
 print("as nobody")
 """
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
     done = subprocess.run(
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
