@@ -124,6 +124,6 @@ def slot_days_sql(slots: str, timezone: str) -> str:
         timezone: IANA name.
     """
     return (
-        f"SELECT slot, (timezone('{timezone}', make_timestamptz(slot::BIGINT * {SLOT_S * 1_000_000}))"
-        f"::DATE - DATE '1970-01-01')::INTEGER AS day FROM ({slots})"
+        f"SELECT slot, (timezone('{timezone}', make_timestamptz(slot::BIGINT * "
+        f"{SLOT_S * 1_000_000}))::DATE - DATE '1970-01-01')::INTEGER AS day FROM ({slots})"
     )
