@@ -56,7 +56,10 @@ def staged_rows(staged: Staged, columns: str = "*") -> list[tuple[object, ...]]:
     """The staged events, in their order."""
     with duckdb.connect() as engine:
         engine.execute("SET TimeZone = 'UTC'")
-        return engine.execute(f"SELECT {columns} FROM read_parquet('{staged.path}')").fetchall()
+        found = engine.sql(
+            f"SELECT {columns} FROM read_parquet('{staged.path}')"
+        ).to_arrow_table()
+    return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
 
 
 def rejects(staged: Staged) -> list[tuple[object, ...]]:

@@ -260,9 +260,9 @@ def test_reading_changes_nothing_in_moodle(
 
 def test_a_user_with_rights_is_kept_from_writing_too(superuser: URL, moodle_postgres: URL) -> None:
     owner = superuser.set(database=moodle_postgres.database)
-    with open_source(owner.render_as_string(hide_password=False)) as source:
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            source._column("DELETE FROM mdl_logstore_standard_log RETURNING id", [])
+    url = owner.render_as_string(hide_password=False)
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), open_source(url) as source:
+        source._column("DELETE FROM mdl_logstore_standard_log RETURNING id", [])
 
 
 def test_a_wrong_prefix_names_the_right_one(take: Take, moodle_url: str) -> None:

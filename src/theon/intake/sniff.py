@@ -66,9 +66,9 @@ def read_head(path: Path) -> Head:
                 next_step="Copy or download it again.",
             ) from error
         truncated = len(raw) < HEAD_BYTES and not unpacker.eof and not unpacker.unconsumed_tail
-        if not head:
+        if not head or (truncated and b"\n" not in head):
             raise InputError(
-                "the packed file holds nothing that can be read; it was cut off"
+                "the packed file is cut off in its first line"
                 if truncated
                 else "the packed file is empty",
                 where=where,
