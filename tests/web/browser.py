@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,13 @@ class Browser:
         port_file = profile / "DevToolsActivePort"
         wait_for(lambda: port_file.exists() and len(port_file.read_text().splitlines()) == 2)
         port, path = port_file.read_text().splitlines()
-        self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None)
+        self._open = ExitStack()
+        address = f"ws://127.0.0.1:{port}{path}"
+        self._socket = self._open.enter_context(connect(address, max_size=None, proxy=None))
         self._next = 0
 
     def close(self) -> None:
-        self._socket.close()
+        self._open.close()
         os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait(10)
 
@@ -114,6 +117,11 @@ class Page:
         """The value of a JavaScript expression."""
         given = {"expression": expression, "returnByValue": True, "awaitPromise": True}
         return self.call("Runtime.evaluate", given)["result"].get("value")
+
+    def sideways_px(self) -> int:
+        """How far the page reaches beyond its window, in pixels."""
+        root = "document.documentElement"
+        return int(self.ask(f"{root}.scrollWidth - {root}.clientWidth"))
 
     def picture(self, path: Path) -> None:
         """Save the whole page as PNG."""
