@@ -56,9 +56,7 @@ def staged_rows(staged: Staged, columns: str = "*") -> list[tuple[object, ...]]:
     """The staged events, in their order."""
     with duckdb.connect() as engine:
         engine.execute("SET TimeZone = 'UTC'")
-        found = engine.sql(
-            f"SELECT {columns} FROM read_parquet('{staged.path}')"
-        ).to_arrow_table()
+        found = engine.sql(f"SELECT {columns} FROM read_parquet('{staged.path}')").to_arrow_table()
     return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
 
 

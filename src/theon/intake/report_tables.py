@@ -202,12 +202,15 @@ def _load_json(engine: duckdb.DuckDBPyConnection, path: Path) -> ReportTable:
         )
     _create(
         engine,
-        f"SELECT row_number() OVER () - 1 AS record, unnest(json_extract("
-        f"ltrim(content, chr(65279)), '{path_to_rows}')) AS row_ FROM read_text({sql_text(path)})",
+        f"SELECT row_number() OVER () - 1 AS record, row_ FROM (SELECT unnest(json_extract("
+        f"ltrim(content, chr(65279)), '{path_to_rows}')) AS row_ FROM read_text({sql_text(path)}))",
         cells,
     )
     # Where the rows are plain lists the titles may stand in the first.
-    engine.execute("DELETE FROM report WHERE record = 0 AND time = 'Time'")
+    titles = f"record = 0 AND time = {sql_text(COLUMNS['time'])}"
+    if engine.execute(f"SELECT 1 FROM report WHERE {titles}").fetchone():
+        engine.execute(f"DELETE FROM report WHERE {titles}")
+        engine.execute("UPDATE report SET record = record - 1")
     return ReportTable(path, "json", english)
 
 
