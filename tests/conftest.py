@@ -1,5 +1,6 @@
 """Fixtures that several rooms use: a real PostgreSQL and a clean store for each test."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,19 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @pytest.fixture(scope="session")
-def store_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of the store shared by the tests of this worker; its own THEON_HOME."""
-    home = tmp_path_factory.mktemp("theon-home")
-    return Settings(home=home, postgres_url=None, postgres_app_url=None, session_limit_s=1800)
+def store_settings() -> Iterator[Settings]:
+    """Settings of the store shared by the tests of this worker; its own THEON_HOME.
+
+    Not below pytest's folder: every pytest that starts closes that one to all other users
+    again, and for root the server is another user.
+    """
+    with tempfile.TemporaryDirectory(prefix="theon-") as folder:
+        yield Settings(
+            home=Path(folder) / "home",
+            postgres_url=None,
+            postgres_app_url=None,
+            session_limit_s=1800,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A home of the test's own, and other processes that use its store."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,16 @@ from theon.store import postmaster
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
+def place() -> Iterator[Path]:
+    """A folder for homes with a server, with a short path (see `store_settings` for why here)."""
+    with tempfile.TemporaryDirectory(prefix="theon-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def home(place: Path) -> Iterator[Path]:
     """A THEON_HOME of this test; its server, if one is left, is ended."""
-    folder = tmp_path / "home"
+    folder = place / "home"
     yield folder
     postmaster.stop(folder / "postgres" / "data", limit_s=10)
 

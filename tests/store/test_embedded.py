@@ -5,9 +5,8 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -26,13 +25,6 @@ from theon.store.scope import Scope
 
 pytestmark = pytest.mark.slow
 Start = Callable[[], OtherUser]
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="theon-") as folder:
-        yield Path(folder)
 
 
 def slugs(store: Store) -> list[str]:
@@ -188,9 +180,9 @@ def test_a_database_half_made_is_made_again(home: Path, home_settings: Settings)
     assert not draft.parent.exists()
 
 
-def test_a_path_longer_than_a_socket_may_have(tmp_path: Path, other_user: Start) -> None:
+def test_a_path_longer_than_a_socket_may_have(place: Path) -> None:
     """The socket moves to a short private folder, where other processes find it too."""
-    home = tmp_path / ("long " * 20) / ("path" * 20)
+    home = place / ("long " * 20) / ("path" * 20)
     settings = Settings(home=home, postgres_url=None, postgres_app_url=None)
     with Store.open(settings) as store:
         assert slugs(store) == ["district"]
@@ -208,14 +200,14 @@ def test_a_path_longer_than_a_socket_may_have(tmp_path: Path, other_user: Start)
 
 
 def test_a_socket_folder_made_by_somebody_else_is_not_used(
-    home: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a folder that all may write, a folder or link of that name may be a trap."""
-    monkeypatch.setattr(embedded, "_runtime_dirs", lambda: [short_folder])
+    monkeypatch.setattr(embedded, "_runtime_dirs", lambda: [place])
     server = EmbeddedServer(home / ("long" * 30))
     server._make_folders()
     user = server._spawn_user()
-    trap = short_folder / postmaster.cluster_name(server.data)
+    trap = place / postmaster.cluster_name(server.data)
     trap.symlink_to(home)
     with pytest.raises(UnavailableError, match="too long for a socket"):
         server._socket_dir(user)
@@ -241,7 +233,6 @@ def test_other_users_of_the_machine_do_not_get_in(home: Path, home_settings: Set
         rules = (home / "postgres" / "data" / "pg_hba.conf").read_text()
         methods = {line.split()[-1] for line in rules.splitlines() if line and line[0] not in "# "}
         assert methods == {"scram-sha-256"}
-        assert not server.process.net_connections("tcp")
         with store.owner_transaction() as conn:
             shown = conn.execute(text("SHOW listen_addresses")).scalar_one()
         assert shown == ""
@@ -260,9 +251,9 @@ def test_durable_unless_told_otherwise(home: Path, home_settings: Settings) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a system user")
-def test_root_opens_no_folder_wider_than_needed(tmp_path: Path) -> None:
+def test_root_opens_no_folder_wider_than_needed(place: Path) -> None:
     """The way to the data is opened for the server's user alone; others see as little as before."""
-    closed = tmp_path / "closed"
+    closed = place / "closed"
     closed.mkdir(mode=0o700)
     settings = Settings(home=closed / "home", postgres_url=None, postgres_app_url=None)
     with Store.open(settings) as store:
@@ -280,10 +271,10 @@ def test_root_opens_no_folder_wider_than_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs all other tests already")
-def test_an_ordinary_user_needs_no_system_user(short_folder: Path) -> None:
+def test_an_ordinary_user_needs_no_system_user(place: Path) -> None:
     """The same road without root: the server runs as the user who started it."""
-    (short_folder / "mine").mkdir()
-    os.chown(short_folder / "mine", 65534, 65534)
+    (place / "mine").mkdir()
+    os.chown(place / "mine", 65534, 65534)
     program = f"""
 import os
 from pathlib import Path
@@ -299,10 +290,10 @@ def visit(home):
             assert conn.execute(text("SELECT count(*) FROM theon.campuses")).scalar_one() == 1
         return postmaster.find(home / "postgres" / "data").process.uids().real
 
-visit(Path({str(short_folder / "warm")!r}))  # loads every module while root may still read them
-os.chmod({str(short_folder)!r}, 0o711); os.chdir("/")
+visit(Path({str(place / "warm")!r}))  # loads every module while root may still read them
+os.chmod({str(place)!r}, 0o711); os.chdir("/")
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-assert visit(Path({str(short_folder / "mine" / "home")!r})) == 65534
+assert visit(Path({str(place / "mine" / "home")!r})) == 65534
 print("as nobody")
 """
     done = subprocess.run(
