@@ -122,17 +122,14 @@ def save_manifest(conn: Connection, campus_id: int, manifest: Manifest) -> list[
     who = {"campus": campus_id, "dataset": manifest.dataset}
     live = [p for p in sorted(manifest.dirty) if p in manifest.parts]
     paths = sorted({manifest.parts[p][0] for p in live})
-    known = dict(
-        conn.execute(
-            text(
-                "SELECT path, id FROM theon.derived_files"
-                " WHERE campus_id = :campus AND dataset = :dataset"
-            ),
-            who,
-        )
-        .tuples()
-        .all()
+    found = conn.execute(
+        text(
+            "SELECT path, id FROM theon.derived_files"
+            " WHERE campus_id = :campus AND dataset = :dataset"
+        ),
+        who,
     )
+    known: dict[str, int] = {path: number for path, number in found}
     for path in paths:
         if path not in known:
             known[path] = conn.execute(
