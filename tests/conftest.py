@@ -1,5 +1,6 @@
 """Fixtures that several rooms use: a real PostgreSQL and a clean store for each test."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,24 +11,40 @@ from sqlalchemy import text
 from theon.settings import Settings
 from theon.store.engine import Store
 
+_OWN_FOLDER = pytest.StashKey[Path]()
+
 # Tests may lose their data, so they need not wait for the disk.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-@pytest.fixture(scope="session")
-def store_settings() -> Iterator[Settings]:
-    """Settings of the store shared by the tests of this worker; its own THEON_HOME.
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run a folder for temporary files that no other run of pytest touches.
 
-    Not below pytest's folder: every pytest that starts closes that one to all other users
-    again, and for root the server is another user.
+    The usual one, `pytest-of-<user>`, is closed to all other users by every pytest that
+    starts; for root, PostgreSQL is another user, and loses its data in the middle of a test.
     """
-    with tempfile.TemporaryDirectory(prefix="theon-") as folder:
-        yield Settings(
-            home=Path(folder) / "home",
-            postgres_url=None,
-            postgres_app_url=None,
-            session_limit_s=1800,
-        )
+    if config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="theon-tests-")
+        config.stash[_OWN_FOLDER] = Path(config.option.basetemp)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove that folder, unless a test failed whose files somebody may want to see."""
+    folder = session.config.stash.get(_OWN_FOLDER, None)
+    if folder is not None and exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def store_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of the store shared by the tests of this worker; its own THEON_HOME."""
+    return Settings(
+        home=tmp_path_factory.mktemp("store") / "home",
+        postgres_url=None,
+        postgres_app_url=None,
+        session_limit_s=1800,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from theon.store import postmaster
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder for homes with a server, with a short path (see `store_settings` for why here)."""
+    """A folder for homes with a server, with a short path."""
     with tempfile.TemporaryDirectory(prefix="theon-") as folder:
         yield Path(folder)
 

@@ -197,6 +197,7 @@ def test_a_path_longer_than_a_socket_may_have(place: Path) -> None:
         assert second.opened() == ["district"]
         second.leave()
     assert server_process(home) is None
+    assert not server.socket_dir.exists()
 
 
 def test_a_socket_folder_made_by_somebody_else_is_not_used(

@@ -127,7 +127,11 @@ class EmbeddedServer:
                 fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
+            running = postmaster.find(self.data)
             postmaster.stop(self.data, limit_s=STOP_LIMIT_S)
+            if running and running.socket_dir and running.socket_dir != self.data:
+                with contextlib.suppress(OSError):
+                    running.socket_dir.rmdir()
 
     # -- starting -------------------------------------------------------------------------
 
