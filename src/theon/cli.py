@@ -17,8 +17,6 @@ from theon.cli_ingest import ingest
 from theon.cli_metrics import metrics_app
 from theon.errors import TheonError
 
-INTERRUPTED = 130
-
 KEPT = {
     "ingest": "Stopped. Events of finished batches are kept; run the same command again and it "
     "goes on, counting nothing twice.",
@@ -28,19 +26,27 @@ KEPT = {
 }
 
 
+# Signals that asked this process to end. Some libraries turn the exception that a signal raises
+# into one of their own, so what was caught does not tell.
+_ended_by: list[int] = []
+
+
 class _MessageGroup(TyperGroup):
     """Turns expected failures and Ctrl-C into a message and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except TheonError as error:
-            _complain(error.message)
-            raise typer.Exit(error.exit_status) from error
-        except KeyboardInterrupt as error:
-            command = ctx.invoked_subcommand or ""
-            _complain(KEPT.get(command, "Stopped. Everything saved so far is kept."))
-            raise typer.Exit(INTERRUPTED) from error
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            if _ended_by or isinstance(error, KeyboardInterrupt):
+                command = ctx.invoked_subcommand or ""
+                _complain(KEPT.get(command, "Stopped. Everything saved so far is kept."))
+                number = _ended_by[-1] if _ended_by else signal.SIGINT
+                raise typer.Exit(128 + number) from error
+            if isinstance(error, TheonError):
+                _complain(error.message)
+                raise typer.Exit(error.exit_status) from error
+            raise
 
 
 def _complain(message: str) -> None:
@@ -71,9 +77,12 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _end_cleanly(_signal: int, _frame: object) -> None:
+def _end_cleanly(number: int, _frame: object) -> None:
     # As an exception, so that connections close and the embedded server is released.
-    sys.exit(128 + signal.SIGTERM)
+    _ended_by.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
 
 
 @app.callback()
@@ -159,5 +168,6 @@ app.command("demo")(demo)
 
 def main() -> None:
     """The program `theon`."""
+    signal.signal(signal.SIGINT, _end_cleanly)
     signal.signal(signal.SIGTERM, _end_cleanly)
     app()

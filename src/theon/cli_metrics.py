@@ -112,7 +112,7 @@ def _opened(output: Path | None) -> "AbstractContextManager[BinaryIO]":
 
 
 @metrics_app.command("explain")
-def metrics_explain(  # noqa: PLR0917 - one per option
+def metrics_explain(
     name: MetricName,
     campus: Annotated[str, typer.Option(help="Slug of the campus.")],
     user: Annotated[str | None, typer.Option(help="Learner's id.")] = None,

@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from running_command import COMMAND
 
-COMMAND = [sys.executable, "-c", "from theon.cli import main; main()"]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

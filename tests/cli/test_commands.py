@@ -9,12 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from running_command import COMMAND
 from typer.main import get_command
 
 from theon import __version__
 from theon.cli import app
-
-COMMAND = [sys.executable, "-c", "from theon.cli import main; main()"]
 
 
 def _leaves(command, path=()):

@@ -4,8 +4,12 @@ import csv
 import io
 import json
 import re
+import signal
+import subprocess
+import time
 
 import pytest
+from running_command import COMMAND
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -52,15 +56,26 @@ def test_the_demos_metrics_pass_verify(theon, first):
 
 def test_an_export_has_the_columns_in_order_and_is_sorted(weeks):
     rows = list(csv.DictReader(io.StringIO(weeks)))
-    assert (
-        list(rows[0])
-        == (
-            "campus user_id course_id week_start total_actions active_days time_spent_s "
-            "resources_viewed pages_viewed forum_views forum_posts first_access last_access "
-            "quizzes_attempted quizzes_avg_score assignments_submitted course_progress "
-            "activities_completed"
-        ).split()
-    )
+    assert list(rows[0]) == [
+        "campus",
+        "user_id",
+        "course_id",
+        "week_start",
+        "total_actions",
+        "active_days",
+        "time_spent_s",
+        "resources_viewed",
+        "pages_viewed",
+        "forum_views",
+        "forum_posts",
+        "first_access",
+        "last_access",
+        "quizzes_attempted",
+        "quizzes_avg_score",
+        "assignments_submitted",
+        "course_progress",
+        "activities_completed",
+    ]
     keys = [(r["campus"], r["user_id"], r["course_id"], r["week_start"]) for r in rows]
     assert keys == sorted(keys)
     assert len({r["week_start"] for r in rows}) == 4
@@ -94,6 +109,31 @@ def test_a_second_demo_in_the_same_home_changes_no_number(theon, first, weeks):
     assert re.search(r"\n0 hours reopened", again.stdout)
     read, known = re.search(r"([\d,]+) rows read, ([\d,]+) recognised", again.stdout).groups()
     assert read == known
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_goes_on_and_ends_with_the_same_numbers(
+    environment, tmp_path, weeks, number
+):
+    """Stopped while it reads its first file."""
+    home = environment | {"THEON_HOME": str(tmp_path)}
+    command = [*COMMAND, "demo", "--no-serve", *SMALL]
+    process = subprocess.Popen(command, env=home, stderr=subprocess.PIPE, text=True)
+    deliveries = tmp_path / "demo" / "deliveries.json"
+    end = time.monotonic() + 60
+    while not deliveries.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, said
+    assert "run `theon demo` again" in said
+    assert "Traceback" not in said
+    done = subprocess.run(command, env=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    export = [*COMMAND, "metrics", "export", "user_course_week"]
+    again = subprocess.run(export, env=home, capture_output=True, text=True, check=True)
+    assert again.stdout == weeks
 
 
 def test_another_demo_does_not_mix_with_the_first(theon, first):

@@ -214,7 +214,8 @@ def _simulate_day(
     as_other = rng.random(count) < 0.0006
     # On the outage day no phone delivers between 9 and 15 o'clock; now and then one does so
     # on any other day.
-    outage = (day == campus.outage_day) & (start_h > 9.0) & (start_h < 15.0)
+    days_left = 7 * district.weeks - day
+    outage = (days_left == campus.outage_days_ago) & (start_h > 9.0) & (start_h < 15.0)
     late = phone & (outage | (rng.random(count) < 0.0008))
 
     visit = np.repeat(np.arange(count), length)

@@ -38,8 +38,8 @@ class CampusPlan:
         timezone: IANA name.
         share: part of the district's learners, 0 to 1.
         holidays: (first day, last day) in days since the period began, both included.
-        outage_day: days since the period began on which phones could not deliver their
-            events; they arrive in the second delivery.
+        outage_days_ago: how many days before the end of the period phones could not deliver
+            their events; they arrive in the second delivery. 0: never.
     """
 
     slug: str
@@ -47,13 +47,13 @@ class CampusPlan:
     timezone: str
     share: float
     holidays: tuple[tuple[int, int], ...]
-    outage_day: int
+    outage_days_ago: int
 
 
 CAMPUSES = (
-    CampusPlan("harbour", "Harbour School", "Europe/London", 0.42, ((35, 39),), 44),
-    CampusPlan("riverside", "Riverside Academy", "America/New_York", 0.33, ((21, 21),), 37),
-    CampusPlan("banyan", "Banyan School", "Asia/Kolkata", 0.25, ((29, 30),), 45),
+    CampusPlan("harbour", "Harbour School", "Europe/London", 0.42, ((35, 39),), 12),
+    CampusPlan("riverside", "Riverside Academy", "America/New_York", 0.33, ((21, 21),), 19),
+    CampusPlan("banyan", "Banyan School", "Asia/Kolkata", 0.25, ((29, 30),), 11),
 )
 
 

@@ -146,7 +146,7 @@ def write_logstore(
         Rows written, without the header.
     """
     learners = max(events // (90 * weeks), 10)
-    campus = CampusPlan("bench", "Bench", "Europe/London", 1.0, (), -1)
+    campus = CampusPlan("bench", "Bench", "Europe/London", 1.0, (), 0)
     district = plan_district(
         until=until,
         seed=seed,

@@ -1,0 +1,5 @@
+"""How the tests start `theon`."""
+
+import sys
+
+COMMAND = [sys.executable, "-c", "from theon.cli import main; main()"]
