@@ -164,7 +164,9 @@ class Sifter:
         for one in found:
             if one.record < 0:
                 why = next(reasons)
-                rows.append((one.line_number, why.reason, why.detail, one.text))
+                lines = one.text.count("\n") + 1
+                more = f" {lines} lines were taken for one row." if lines > 1 else ""
+                rows.append((one.line_number, why.reason, why.detail + more, one.text))
             else:
                 reason, detail = next(again)
                 rows.append((one.line_number, given[one.record] or reason or "", detail, one.text))

@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
 from theon.lake.engine import sql_text
@@ -16,6 +17,7 @@ from theon.observability.progress import Step
 # Small row groups let a refresh of one hour skip the rest of a file by its statistics.
 ROW_GROUP_ROWS = 61_440
 POLL_S = 0.2
+LONGEST_TEXT = 20_000
 MOST_LISTED = 100_000  # rejects listed one by one; beyond that they are only counted
 
 STAGED_COLUMNS = [name for name in EVENT_SCHEMA.names if name not in PARTITION_COLUMNS]
@@ -35,12 +37,19 @@ def no_rejects() -> pa.Table:
 
 
 def rejects_table(rows: Sequence[tuple[int | None, str, str | None, str | None]]) -> pa.Table:
-    """A table of `REJECT_SCHEMA` of (line number, reason, detail, original) tuples."""
+    """A table of `REJECT_SCHEMA` of (line number, reason, detail, original) tuples.
+
+    Texts are cut at `LONGEST_TEXT` characters; NUL, which PostgreSQL cannot hold, becomes
+    visible.
+    """
     columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
-    return pa.table(
-        [pa.array(column, type=f.type) for column, f in zip(columns, REJECT_SCHEMA, strict=True)],
-        schema=REJECT_SCHEMA,
-    )
+    arrays = [pa.array(c, type=f.type) for c, f in zip(columns, REJECT_SCHEMA, strict=True)]
+    return pa.table([arrays[0], *map(_storable, arrays[1:])], schema=REJECT_SCHEMA)
+
+
+def _storable(texts: "pa.Array[Any]") -> "pa.Array[Any]":
+    visible = pc.replace_substring(texts, "\x00", "\\x00")
+    return pc.utf8_slice_codeunits(visible, 0, LONGEST_TEXT)
 
 
 @dataclass(frozen=True)
