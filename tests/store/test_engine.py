@@ -56,7 +56,7 @@ class Operator:
 @pytest.fixture
 def operator(shared_store: Store, store_settings: Settings) -> Iterator[Operator]:
     """An empty database whose owner may make roles and is no superuser."""
-    name = f"school {next(_numbers)}"  # a space, as an operator may choose
+    name = f"school {next(_numbers)} 50%"  # as an operator may choose
     password = make_secret(store_settings.home_dir, "postgres-superuser")
     known = shared_store._owner.url
     root = known.set(username="postgres", password=password, database="postgres")
@@ -227,6 +227,17 @@ def test_what_is_no_postgresql_url_is_refused(tmp_path: Path, url: str) -> None:
         Store.open(Settings(home=tmp_path, postgres_url=url, postgres_app_url=None))
     assert "postgresql://user:password@host:5432/database" in caught.value.message
     assert "geheim" not in caught.value.message
+
+
+def test_a_database_of_a_newer_theon_is_left_alone(operator: Operator, tmp_path: Path) -> None:
+    """It is said which step is unknown, and nothing is changed."""
+    Store.open(operator.settings(tmp_path)).close()
+    operator.run("UPDATE theon.schema_version SET version_num = '9999'")
+    with pytest.raises(ConflictError, match=r"newer Theon.*9999"):
+        Store.open(operator.settings(tmp_path))
+    operator.run("UPDATE theon.schema_version SET version_num = '0001'")
+    with Store.open(operator.settings(tmp_path)) as store:
+        assert slugs(store) == ["district"]
 
 
 def test_a_transaction_that_raises_keeps_nothing(store: Store) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
 from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from theon.errors import ConflictError, InputError, UnavailableError
+from theon.store.scope import run_definition
 from theon.store.urls import place, why_no_login
 
 POSTGRES_MAJOR = 15
@@ -94,11 +97,11 @@ def _make_role(conn: Connection, app: URL) -> None:
             next_step="Give it CREATEROLE, or make a role without rights yourself and set "
             "POSTGRES_APP_URL to log in as it.",
         )
-    conn.exec_driver_sql(
-        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
-        .format(sql.Identifier(name), sql.Literal(app.password))
-        .as_string()
-        .replace("%", "%%")
+    run_definition(
+        conn,
+        "CREATE ROLE {name} LOGIN PASSWORD {password}",
+        name=sql.Identifier(name),
+        password=sql.Literal(app.password),
     )
 
 
@@ -132,22 +135,44 @@ def _migrate(conn: Connection) -> None:
     here = str(Path(__file__).parent / "migrations")
     config.set_main_option("script_location", here.replace("%", "%%"))
     config.attributes["connection"] = conn
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        if not isinstance(error.__cause__, ResolutionError):
+            raise
+        raise ConflictError(
+            f"a newer Theon has used this database: {error}",
+            where=place(conn.engine.url),
+            next_step="Use that version of Theon, or a newer one; nothing was changed.",
+        ) from error
 
 
 def _grant(conn: Connection, name: str) -> None:
     """Let the application in, also one that is new to tables which exist already."""
     app = {"app": sql.Identifier(name)}
     database = {"database": sql.Identifier(str(conn.engine.url.database))}
-    _run(conn, "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {app}", **app, **database)
+    connects = conn.execute(
+        text(
+            "SELECT has_database_privilege(:name, current_database(), 'CONNECT')"
+            " AND has_database_privilege(:name, current_database(), 'TEMPORARY')"
+        ),
+        {"name": name},
+    )
+    if not connects.scalar_one():
+        statement = "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {app}"
+        run_definition(conn, statement, **app, **database)
     granted = conn.execute(
         text("SELECT has_schema_privilege(:name, 'metrics', 'USAGE')"), {"name": name}
     )
     if granted.scalar_one():
         return
-    _run(conn, "GRANT USAGE ON SCHEMA theon, metrics TO {app}", **app)
-    _run(conn, "GRANT EXECUTE ON FUNCTION theon.visible_campus_ids() TO {app}", **app)
-    _run(conn, "GRANT SELECT, INSERT, UPDATE (name, timezone) ON theon.campuses TO {app}", **app)
+    for statement in (
+        "GRANT USAGE ON SCHEMA theon, metrics TO {app}",
+        "GRANT EXECUTE ON FUNCTION theon.visible_campus_ids() TO {app}",
+        # A campus may be renamed, not moved: the tree decides who sees what.
+        "GRANT SELECT, INSERT, UPDATE (name, timezone) ON theon.campuses TO {app}",
+    ):
+        run_definition(conn, statement, **app)
     tables = conn.execute(
         text(
             "SELECT schemaname, tablename FROM pg_policies WHERE policyname = 'in_scope'"
@@ -157,9 +182,4 @@ def _grant(conn: Connection, name: str) -> None:
     for schema, table in tables.all():
         target = sql.Identifier(schema, table)
         statement = "GRANT SELECT, INSERT, UPDATE, DELETE ON {target} TO {app}"
-        _run(conn, statement, target=target, **app)
-
-
-def _run(conn: Connection, statement: str, **names: sql.Identifier) -> None:
-    composed = sql.SQL(statement).format(**names).as_string()
-    conn.exec_driver_sql(composed.replace("%", "%%"))
+        run_definition(conn, statement, target=target, **app)

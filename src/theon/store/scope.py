@@ -68,7 +68,16 @@ def protect(conn: Connection, table: str, column: str = "campus_id") -> None:
         " WITH CHECK ({column} = ANY ((SELECT theon.visible_campus_ids())::int[]))",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {app}",
     ):
-        conn.exec_driver_sql(sql.SQL(statement).format(**parts).as_string())
+        run_definition(conn, statement, **parts)
+
+
+def run_definition(conn: Connection, statement: str, **parts: sql.Composable) -> None:
+    """Run a statement that defines something, with names and literals put in its `{braces}`.
+
+    PostgreSQL takes parameters in queries only; here names and values are quoted instead.
+    """
+    composed = sql.SQL(statement).format(**parts).as_string()
+    conn.exec_driver_sql(composed.replace("%", "%%"))  # the driver reads % as a placeholder
 
 
 def app_role(conn: Connection) -> str:

@@ -1,9 +1,8 @@
 """Scope, campuses, roster, intake's and refresh's books; the empty schema of the metrics."""
 
 from alembic import op
-from psycopg import sql
 
-from theon.store.scope import app_role, protect
+from theon.store.scope import protect
 
 revision = "0001"
 down_revision = None
@@ -159,9 +158,8 @@ CREATE INDEX derived_parts_file ON theon.derived_parts (campus_id, file_id);
 
 
 def upgrade() -> None:
-    """Make everything."""
+    """Make everything; `theon.store.schema` lets the application in."""
     connection = op.get_bind()
-    app = sql.Identifier(app_role(connection))
     for statements in (CAMPUSES, VISIBLE_CAMPUSES, CAMPUS_POLICIES):
         connection.exec_driver_sql(statements)
     for name, columns in TABLES.items():
@@ -169,10 +167,3 @@ def upgrade() -> None:
         protect(connection, f"theon.{name}")
     connection.exec_driver_sql(MEANINGS)
     connection.exec_driver_sql("CREATE SCHEMA metrics")
-    for statement in (
-        "GRANT USAGE ON SCHEMA theon, metrics TO {app}",
-        "GRANT EXECUTE ON FUNCTION theon.visible_campus_ids() TO {app}",
-        # A campus may be renamed, not moved: the tree decides who sees what.
-        "GRANT SELECT, INSERT, UPDATE (name, timezone) ON theon.campuses TO {app}",
-    ):
-        connection.exec_driver_sql(sql.SQL(statement).format(app=app).as_string())
