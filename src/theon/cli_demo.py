@@ -64,8 +64,11 @@ def demo(
     """
     with cli_common.open_theon() as theon:
         wanted = Plan(seed, learners, courses, weeks, _last_sunday().isoformat())
-        _build(theon, wanted)
-        if not no_serve:
+        for line in _build(theon, wanted):
+            typer.echo(line)
+        if no_serve:
+            typer.echo(f"The page: theon serve, then http://127.0.0.1:{theon.settings.port}")
+        else:
             from theon.cli_serve import serve_pages  # noqa: PLC0415
 
             serve_pages(theon)
@@ -77,7 +80,8 @@ def _last_sunday() -> date:
     return last_sunday_before(datetime.now(UTC).date())
 
 
-def _build(theon: "Theon", wanted: Plan) -> None:
+def _build(theon: "Theon", wanted: Plan) -> list[str]:
+    """Do all of it; return what to say at the end."""
     from theon.simulation import plan_district, write_district  # noqa: PLC0415
 
     progress = cli_common.progress()
@@ -96,7 +100,7 @@ def _build(theon: "Theon", wanted: Plan) -> None:
         _keep_deliveries(deliveries, folder)
     _add_roster(theon, deliveries)
     outcome = _compute(theon, deliveries)
-    _report(theon, district, deliveries, outcome)
+    return _report(theon, district, deliveries, outcome)
 
 
 def _agreed_plan(manifest: Path, wanted: Plan) -> Plan:
@@ -192,7 +196,7 @@ def _compute(theon: "Theon", deliveries: "list[Delivery]") -> Outcome:
 
 def _report(
     theon: "Theon", district: "District", deliveries: "list[Delivery]", outcome: Outcome
-) -> None:
+) -> list[str]:
     from sqlalchemy import text  # noqa: PLC0415
 
     from theon.store.scope import Scope  # noqa: PLC0415
@@ -206,7 +210,8 @@ def _report(
         ).one()
     events = sum(d.events + d.late_events for d in deliveries)
     duplicates = sum(d.duplicates for d in deliveries)
-    lines = [
+    return [
+        "",
         f"{events:,} events of {learners:,} learners in {courses} courses on "
         f"{len(deliveries)} campuses over {weeks} weeks ({district.first_day} to "
         f"{district.until}, seed {district.seed})",
@@ -216,8 +221,4 @@ def _report(
         f"{outcome.read / max(outcome.seconds, 1e-9):,.0f} events a second: ingest and metrics "
         f"took {outcome.seconds:.1f} s",
         "Look closer: theon metrics list · theon metrics verify · theon doctor",
-        f"The page: theon serve, then http://127.0.0.1:{theon.settings.port}",
     ]
-    typer.echo("")
-    for line in lines:
-        typer.echo(line)
