@@ -367,6 +367,28 @@ def test_a_course_that_is_no_id_is_refused(stage: Stage, tmp_path: Path) -> None
         stage(write_report(tmp_path / "r.csv", [viewed()]), course="BIO101")
 
 
+def test_a_report_of_other_courses_is_refused_for_the_given_one(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """A whole site's report taken for one course's would put every row into it."""
+    rows = [
+        viewed(description=f"The user with id '115' viewed the course with id '{n}'.")
+        for n in (6, 6, 6, 7, 8)
+    ]
+    path = write_report(tmp_path / "r.csv", rows)
+    with pytest.raises(InputError, match="not the report of course 6 alone"):
+        stage(path, course="6")
+    assert stage(path).rows == 5
+
+
+@pytest.mark.real_data
+def test_the_real_sites_report_is_not_taken_for_one_courses(
+    stage: Stage, moodle_data: Path
+) -> None:
+    with pytest.raises(InputError, match="leave --course out"):
+        stage(moodle_data / "report_log_site.csv", course="6")
+
+
 def _unmatched(report: Staged, log: Staged) -> dict[str, int]:
     """Rows of the report that the log does not have, by event."""
     with duckdb.connect() as engine:

@@ -140,10 +140,12 @@ def test_interrupted_at_any_step_and_run_again_nothing_is_lost_or_counted_twice(
 
 
 def test_a_run_that_never_ended_is_marked_when_the_source_is_read_again(
-    take: Take, log: Path, store: Store, lincoln: str
+    take: Take, log: Path, store: Store, lincoln: str, lake: EventLake
 ) -> None:
-    """After `kill -9` nothing could say so at the time."""
-    take(log, "moodle-logstore")
+    """After `kill -9` nothing could say so at the time, or remove what was staged."""
+    first = take(log, "moodle-logstore")
+    orphan = lake.path.parents[1] / "tmp" / f"intake-{first.run_id}"
+    orphan.mkdir(parents=True)
     with store.transaction(Scope(lincoln)) as conn:
         conn.execute(text("UPDATE theon.intake_runs SET state = 'running', finished_at = NULL"))
     take(log, "moodle-logstore")
@@ -151,6 +153,7 @@ def test_a_run_that_never_ended_is_marked_when_the_source_is_read_again(
         "interrupted",
         "completed_with_rejects",
     ]
+    assert not orphan.exists()
 
 
 def test_no_staged_file_is_left_behind(take: Take, log: Path, lake: EventLake) -> None:

@@ -31,6 +31,8 @@ LABELS_FILE = "moodle_event_labels.csv"
 UNKNOWN_EVENT = "moodle-report:"
 NOBODY = "-"  # how a report shows that there is no user
 SHOWN_LABELS = 3
+# A course's report may name another course now and then: the one it was copied from.
+MOST_OTHER_COURSES = 0.2
 DATABASE_ROAD = "the database itself tells it (--format moodle-db)"
 
 # Sentences of Moodle's events. What begins otherwise ("A notification was sent by the
@@ -64,7 +66,8 @@ def stage_report(
         course is given: the n-th of rows that agree in what decides the event.
 
     Raises:
-        InputError: the file is no report, its times cannot be read, or `course` is no id.
+        InputError: the file is no report, its times cannot be read, `course` is no id, or the
+            rows name other courses.
     """
     if course is not None and not (course.isascii() and course.isdigit()):
         raise InputError(
@@ -81,6 +84,8 @@ def stage_report(
         times = read_times(engine, str(path), timezone)
         step.total(len(times.local_s))
         _resolve(engine, times, course)
+        if course is not None:
+            _refuse_other_course(engine, path, course)
         target = workspace / "events.parquet"
         rows = copy_to_parquet(engine, _EVENTS, target)
         step.advance(rows)
@@ -151,6 +156,24 @@ def _resolve(engine: duckdb.DuckDBPyConnection, times: ReportTimes, course: str 
                 || {sql_text(f"@{course}" if course else "")} AS event_id
         FROM hashed AS h LEFT JOIN named AS n USING (record)
         """
+    )
+
+
+def _refuse_other_course(engine: duckdb.DuckDBPyConnection, path: Path, course: str) -> None:
+    """Refuse a report whose sentences speak of other courses: all rows would be misplaced."""
+    named = engine.execute(
+        "SELECT course_named, count(*) FROM resolved WHERE course_named IS NOT NULL "
+        "GROUP BY 1 ORDER BY 2 DESC, 1"
+    ).fetchall()
+    others = sum(count for name, count in named if name != course)
+    if others <= MOST_OTHER_COURSES * sum(count for _, count in named):
+        return
+    shown = ", ".join(f"{name} ({count} rows)" for name, count in named[:SHOWN_LABELS])
+    raise InputError(
+        f"this is not the report of course {course} alone: its rows name course {shown}",
+        where=str(path),
+        next_step="Give the course it was downloaded for, or leave --course out for a report "
+        "of the whole site.",
     )
 
 

@@ -13,7 +13,7 @@ from theon.events.activity import load_rules
 from theon.intake.moodle_database import stage_database
 from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
-from theon.intake.runs import IngestSummary, Run
+from theon.intake.runs import IngestSummary, Run, workspace_of
 from theon.intake.staged import Staged
 from theon.lake.engine import open_engine, sql_text
 from theon.lake.table import EventLake
@@ -148,7 +148,7 @@ def _watched(run: Run) -> Iterator[None]:
 @contextmanager
 def _workspace(settings: Settings, run_id: int) -> Iterator[Path]:
     """A folder for staged files, gone when the run ends."""
-    folder = settings.home_dir / "tmp" / f"intake-{run_id}"
+    folder = workspace_of(settings, run_id)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder

@@ -1,6 +1,7 @@
 """The book of intake runs: what was read, what became of it, and which rows were refused."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,11 @@ from theon.store.engine import Store
 from theon.store.scope import Scope
 
 EXIT_WITH_REJECTS = 3
+
+
+def workspace_of(settings: Settings, run_id: int) -> Path:
+    """The folder of a run's staged files; gone when the run has ended."""
+    return settings.home_dir / "tmp" / f"intake-{run_id}"
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,16 @@ class Run:
         """Open a run. One of the same source that never ended was interrupted: say so."""
         key = {"campus": campus.id, "format": source_format, "location": location}
         with store.transaction(Scope(campus.slug)) as conn:
-            conn.execute(
+            left = conn.execute(
                 text(
                     "UPDATE theon.intake_runs SET state = 'interrupted', finished_at = now() "
                     "WHERE campus_id = :campus AND format = :format AND location = :location "
-                    "AND state = 'running'"
+                    "AND state = 'running' RETURNING id"
                 ),
                 key,
-            )
+            ).scalars()
+            for orphan in left.all():
+                shutil.rmtree(workspace_of(settings, orphan), ignore_errors=True)
             number = conn.execute(
                 text(
                     "INSERT INTO theon.intake_runs (campus_id, format, location) "
