@@ -8,7 +8,7 @@ import pytest
 from moodle_logs import lake_rows, log_row, write_log
 from sqlalchemy import text
 
-from theon.errors import InputError
+from theon.errors import ConflictError, InputError
 from theon.intake import pipeline
 from theon.intake.pipeline import without_password
 from theon.intake.runs import IngestSummary, Run
@@ -154,6 +154,27 @@ def test_a_run_that_never_ended_is_marked_when_the_source_is_read_again(
         "completed_with_rejects",
     ]
     assert not orphan.exists()
+
+
+def test_a_source_that_is_being_read_is_not_read_by_a_second_process(
+    take: Take, log: Path, lake: EventLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hourly reading may find the one before still at work; other sources go on."""
+    append = EventLake.append
+    seen: list[type[Exception]] = []
+
+    def append_while_others_come(*args: object, **kwargs: object) -> object:
+        monkeypatch.undo()
+        with pytest.raises(ConflictError, match="another process is reading") as caught:
+            take(log, "moodle-logstore")
+        seen.append(caught.type)
+        assert take(log.rename(log.with_name("same.csv")), "moodle-logstore").new == 3
+        return append(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(EventLake, "append", append_while_others_come)
+    summary = take(log, "moodle-logstore")
+    assert seen == [ConflictError]
+    assert (summary.new, summary.known) == (0, 3)
 
 
 def test_no_staged_file_is_left_behind(take: Take, log: Path, lake: EventLake) -> None:

@@ -1,5 +1,7 @@
 """From a source to the lake, in four steps: stage, check, append, record."""
 
+import fcntl
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from theon.errors import InputError, TheonError
+from theon.errors import ConflictError, InputError, TheonError
 from theon.events.activity import load_rules
 from theon.intake.moodle_database import stage_database
 from theon.intake.moodle_logstore import stage_logstore
@@ -18,7 +20,7 @@ from theon.intake.staged import Staged
 from theon.lake.engine import open_engine, sql_text
 from theon.lake.table import EventLake
 from theon.observability.progress import ProgressReporter, SilentProgress
-from theon.roster.campuses import get_campus
+from theon.roster.campuses import Campus, get_campus
 from theon.settings import Settings
 from theon.store.engine import Store
 
@@ -59,14 +61,17 @@ def ingest(
         InputError: the campus, the format or the source is not what it is said to be.
         UnavailableError: a database went away; what was appended stays, the message says
             where it stopped.
+        ConflictError: another process is reading the same source into this campus.
     """
     _check_options(format, course)
     owner = get_campus(store, campus)
-    run = Run.begin(
-        store, settings, owner, source_format=format, location=without_password(location)
-    )
     reporter = progress or SilentProgress()
-    with _watched(run), _workspace(settings, run.id) as workspace:
+    shown = without_password(location)
+    with (
+        _only_reader(settings, f"{campus} {format} {shown}", shown),
+        _opened(store, settings, owner, format, shown) as run,
+        _workspace(settings, run.id) as workspace,
+    ):
         for staged in _stages(
             run, workspace, location, format, course=course, prefix=prefix, progress=reporter
         ):
@@ -132,10 +137,31 @@ def count_reasons(staged: Staged, settings: Settings) -> dict[str, int]:
 
 
 @contextmanager
-def _watched(run: Run) -> Iterator[None]:
-    """Write down how a run ends that does not end well."""
-    try:
+def _only_reader(settings: Settings, source: str, shown: str) -> Iterator[None]:
+    """Hold the lock of a source; the system frees it when the process ends, however it does."""
+    folder = settings.home_dir / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(source.encode()).hexdigest()[:16]
+    with (folder / f"reading-{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(
+                "another process is reading this source into this campus",
+                where=shown,
+                next_step="Wait for it to end; then run the command again if there is more.",
+            ) from error
         yield
+
+
+@contextmanager
+def _opened(
+    store: Store, settings: Settings, campus: Campus, source_format: str, location: str
+) -> Iterator[Run]:
+    """A run in the book; how it ends is written down also when it does not end well."""
+    run = Run.begin(store, settings, campus, source_format=source_format, location=location)
+    try:
+        yield run
     except TheonError as error:
         run.fail("failed", error.message)
         raise
