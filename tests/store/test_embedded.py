@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -86,6 +87,25 @@ def test_what_was_committed_survives_a_killed_server(
         other = other_user()
         assert other.opened() == ["district", "lincoln"]
         other.leave()
+
+
+def test_a_connection_whose_server_died_is_replaced_before_anything_is_done(
+    home: Path, home_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moment in which a killed server's children still answer is not an error either."""
+    with Store.open(home_settings) as store:
+        ping = store._app.dialect.do_ping
+
+        def die_after_answering(connection: Any) -> bool:
+            answer = ping(connection)
+            kill_server(home)
+            connection.close()
+            monkeypatch.setattr(store._app.dialect, "do_ping", ping)
+            return answer
+
+        assert slugs(store) == ["district"]
+        monkeypatch.setattr(store._app.dialect, "do_ping", die_after_answering)
+        assert slugs(store) == ["district"]
 
 
 def test_a_server_killed_inside_a_transaction_is_said_and_nothing_is_kept(
@@ -301,3 +321,9 @@ print("as nobody")
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
     assert done.stdout.strip() == "as nobody", done.stderr
+    home = place / "mine" / "home"  # and root may use it without taking it over
+    with Store.open(Settings(home=home, postgres_url=None, postgres_app_url=None)) as store:
+        assert slugs(store) == ["district"]
+        server = server_process(home)
+        assert server is not None
+        assert server.uids().real == 65534

@@ -122,6 +122,9 @@ class EmbeddedServer:
             return
         in_use, self._in_use = self._in_use, None
         atexit.unregister(self.release)
+        if not self.folder.exists():  # deleted under the server, which ends when it notices
+            in_use.close()
+            return
         with in_use, self._start_lock():
             try:
                 fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,7 +140,7 @@ class EmbeddedServer:
 
     def _make_folders(self) -> None:
         try:
-            self._user = server_user()
+            self._user = server_user(self.data)
             make_home(self.home)
             self.folder.mkdir(mode=0o700, exist_ok=True)
             open_way(self.data, self._user)

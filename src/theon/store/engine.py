@@ -79,8 +79,7 @@ class Store:
         Raises:
             UnavailableError: the database is not there, or went away inside the block.
         """
-        with self._begin(self._app) as conn:
-            set_scope(conn, scope)
+        with self._begin(self._app, scope) as conn:
             yield conn
 
     @contextmanager
@@ -90,29 +89,38 @@ class Store:
         Raises:
             UnavailableError: the database is not there, or went away inside the block.
         """
-        with self._begin(self._owner) as conn:
+        with self._begin(self._owner, None) as conn:
             yield conn
 
     @contextmanager
-    def _begin(self, engine: Engine) -> Iterator[Connection]:
+    def _begin(self, engine: Engine, scope: Scope | None) -> Iterator[Connection]:
         try:
-            with self._connect(engine) as conn, conn.begin():
-                yield conn
+            with self._begun(engine, scope) as conn:
+                transaction = conn.get_transaction()
+                assert transaction is not None  # noqa: S101 - `_start` began it
+                with transaction:
+                    yield conn
         except (DBAPIError, psycopg.OperationalError) as error:
             # Bulk loads speak to the driver directly, so its own errors come here as well.
             if isinstance(error, DBAPIError) and not error.connection_invalidated:
                 raise
             raise _gone(engine.url, error) from error
 
-    def _connect(self, engine: Engine) -> Connection:
+    def _begun(self, engine: Engine, scope: Scope | None) -> Connection:
+        """A connection in a transaction; a dead server or connection is replaced once.
+
+        Nothing was done yet, so a second attempt is safe. A pooled connection may look alive
+        and not be: a killed server's children end a moment after it.
+        """
         try:
-            return engine.connect()
+            return _start(engine, scope)
         except OperationalError as error:
-            if self._server is None:
+            if self._server is None and not error.connection_invalidated:
                 raise _unreachable(engine.url, error) from error
-        self._server.start()  # it died since this store was opened; same socket, same passwords
+        if self._server is not None:
+            self._server.start()  # finds it, or starts it again: same socket, same passwords
         with _reachable(engine.url):
-            return engine.connect()
+            return _start(engine, scope)
 
     def close(self) -> None:
         """Close the connections; the last user of an embedded server stops it."""
@@ -131,6 +139,18 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _start(engine: Engine, scope: Scope | None) -> Connection:
+    conn = engine.connect()
+    try:
+        conn.begin()
+        if scope is not None:
+            set_scope(conn, scope)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
 
 
 def _own_app_url(settings: Settings, owner: URL) -> URL:

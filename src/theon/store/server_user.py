@@ -54,14 +54,20 @@ class ServerUser:
             os.chown(path, self.uid, self.gid)
 
 
-def server_user() -> ServerUser:
-    """The user to run the server as: the current one, or a system user made for it by root.
+def server_user(data: Path) -> ServerUser:
+    """The user to run the server of `data` as.
+
+    The current one; for root, the owner of the data, so that what an ordinary user began stays
+    that user's, or a system user made for it if there is no data yet.
 
     Raises:
         UnavailableError: running as root where no system user can be made.
     """
     if os.geteuid() != 0:
         return ServerUser(os.geteuid(), os.getegid(), str(os.geteuid()), other=False)
+    if data.exists() and data.stat().st_uid != 0:
+        status = data.stat()
+        return ServerUser(status.st_uid, status.st_gid, str(status.st_uid), other=True)
     try:
         entry = pwd.getpwnam(SERVER_USER)
     except KeyError:
