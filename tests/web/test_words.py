@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 
 from theon.web.charts import sparkline
-from theon.web.words import describe_change, duration, week_name
+from theon.web.words import describe_change, duration, time_unit, week_name
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,22 @@ def test_a_week_names_month_and_year_once(start: date, end: date, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("hours", "said"), [(0, "0 min"), (0.75, "45 min"), (0.999, "1 h 00 min"), (2.1, "2 h 06 min")]
+    ("hours", "said"),
+    [(0, "0 s"), (0.01, "36 s"), (0.75, "45 min"), (0.999, "1 h 00 min"), (2.1, "2 h 06 min")],
 )
-def test_durations_are_hours_and_minutes(hours: float, said: str) -> None:
+def test_durations_are_hours_minutes_or_seconds(hours: float, said: str) -> None:
     assert duration(hours) == said
+
+
+@pytest.mark.parametrize(
+    ("largest_s", "name", "shown"),
+    [(36_000, "hours", 10), (35_999, "minutes", 600), (600, "minutes", 10), (599, "seconds", 599)],
+)
+def test_small_times_are_shown_in_a_smaller_unit(largest_s: int, name: str, shown: int) -> None:
+    """So that a small school does not read a row of zeros."""
+    unit = time_unit(largest_s)
+    assert (unit.name, unit.of(largest_s)) == (name, shown)
+    assert time_unit(0).name == "seconds"
 
 
 def test_a_sparkline_keeps_zero_at_the_bottom_and_the_most_at_the_top() -> None:

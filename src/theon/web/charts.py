@@ -5,7 +5,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from theon.web.figures import HEAT_WEEKS, Overview
-from theon.web.words import describe_change
+from theon.web.words import describe_change, time_unit
 
 BLUE = "#2563eb"
 ORANGE = "#ea580c"
@@ -41,6 +41,8 @@ def trend_chart(overview: Overview) -> Chart:
     """Active learners as bars and hours as a line, a point per week."""
     weeks = overview.trend
     last, first = weeks[-1], weeks[0]
+    unit = time_unit(max(week.seconds for week in weeks))
+    learned = f"{unit.name.capitalize()} learned"
     busiest = max(weeks, key=lambda week: week.learners)
     change = describe_change(last.learners, first.learners) if len(weeks) > 1 else None
     words = (
@@ -81,10 +83,10 @@ def trend_chart(overview: Overview) -> Chart:
                 "itemStyle": {"color": BLUE, "borderRadius": [4, 4, 0, 0]},
             },
             {
-                "name": "Hours learned",
+                "name": learned,
                 "type": "line",
                 "yAxisIndex": 1,
-                "data": [round(week.hours) for week in weeks],
+                "data": [unit.of(week.seconds) for week in weeks],
                 "symbol": "circle",
                 "symbolSize": 8,
                 "lineStyle": {"width": 3},
@@ -92,37 +94,43 @@ def trend_chart(overview: Overview) -> Chart:
             },
         ],
     }
-    rows = [[_short(w.start), f"{w.learners:,}", f"{w.hours:,.0f}"] for w in weeks]
+    rows = [[_short(w.start), f"{w.learners:,}", f"{unit.of(w.seconds):,}"] for w in weeks]
     return Chart(
         "trend",
-        "Learners and hours, week by week",
+        f"Learners and {unit.name}, week by week",
         words,
         options,
-        ["Week of", "Active learners", "Hours learned"],
+        ["Week of", "Active learners", learned],
         rows,
     )
 
 
 def weekday_chart(overview: Overview) -> Chart:
-    """Hours learned by weekday of the last weeks, as a heat map."""
+    """Time learned by weekday of the last weeks, as a heat map."""
     shown = overview.shown
     starts = [
         week.start
         for week in overview.trend
         if shown and shown.start - week.start < timedelta(days=7 * HEAT_WEEKS)
     ]
-    hours = {
-        (week, day): overview.days.get(start + timedelta(days=day), 0) / 3600
+    spent_s = {
+        (week, day): overview.days.get(start + timedelta(days=day), 0)
         for week, start in enumerate(starts)
         for day in range(7)
     }
-    totals = [sum(hours[week, day] for week in range(len(starts))) for day in range(7)]
-    top = totals.index(max(totals))
-    names = [f"{date(2024, 1, 1 + day):%A}" for day in range(7)]
-    share = sum(totals[5:]) / sum(totals) if sum(totals) else 0.0
+    largest_s = max(*spent_s.values(), 1)
+    unit = time_unit(largest_s)
+    learned = f"{unit.name.capitalize()} learned"
+    totals = [sum(spent_s[week, day] for week in range(len(starts))) for day in range(7)]
+    words = "No time was counted in these weeks."
+    if any(totals):
+        busiest = date(2024, 1, 1 + totals.index(max(totals)))  # 1 January 2024 was a Monday
+        words = (
+            f"{busiest:%A} is the busiest day; {sum(totals[5:]) / sum(totals):.0%} of the time "
+            "is on Saturday and Sunday."
+        )
     # Labels are dark on the lighter half of the scale and white on the darker one.
-    dark_from = 0.55 * _top(hours)
-    words = f"{names[top]} is the busiest day; {share:.0%} of the hours are on Saturday and Sunday."
+    dark_from = 0.55 * largest_s
     labels = [_short(start) for start in starts]
     options = {
         "textStyle": TEXT,
@@ -147,19 +155,19 @@ def weekday_chart(overview: Overview) -> Chart:
         "visualMap": {
             "show": False,
             "min": 0,
-            "max": _top(hours),
+            "max": max(unit.of(largest_s), 1),
             "inRange": {"color": ["#dbeafe", "#a5c8fd", "#3b6fe0", "#1e40af"]},
         },
         "series": [
             {
-                "name": "Hours learned",
+                "name": learned,
                 "type": "heatmap",
                 "data": [
                     {
-                        "value": [day, week, round(value)],
-                        "label": {"color": "#ffffff" if value > dark_from else "#172554"},
+                        "value": [day, week, unit.of(seconds)],
+                        "label": {"color": "#ffffff" if seconds > dark_from else "#172554"},
                     }
-                    for (week, day), value in hours.items()
+                    for (week, day), seconds in spent_s.items()
                 ],
                 "label": {"show": True, "fontSize": 12},
                 "itemStyle": {"borderWidth": 2, "borderColor": "transparent", "borderRadius": 5},
@@ -167,12 +175,10 @@ def weekday_chart(overview: Overview) -> Chart:
         ],
     }
     rows = [
-        [label, *(f"{hours[week, day]:,.0f}" for day in range(7))]
+        [label, *(f"{unit.of(spent_s[week, day]):,}" for day in range(7))]
         for week, label in enumerate(labels)
     ]
-    return Chart(
-        "weekdays", "Hours learned, day by day", words, options, ["Week of", *WEEKDAYS], rows
-    )
+    return Chart("weekdays", f"{learned}, day by day", words, options, ["Week of", *WEEKDAYS], rows)
 
 
 def sparkline(values: list[float], width: int = 120, height: int = 28) -> str:
@@ -185,10 +191,6 @@ def sparkline(values: list[float], width: int = 120, height: int = 28) -> str:
         f"{2 + place * step:.1f},{height - 3 - value / top * (height - 6):.1f}"
         for place, value in enumerate(values)
     )
-
-
-def _top(hours: dict[tuple[int, int], float]) -> float:
-    return max(*hours.values(), 1.0)
 
 
 def _short(day: date) -> str:

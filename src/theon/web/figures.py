@@ -36,11 +36,6 @@ class Week:
     forum_posts: int
 
     @property
-    def hours(self) -> float:
-        """Time spent in hours."""
-        return self.seconds / 3600
-
-    @property
     def last_day(self) -> date:
         """Its Sunday."""
         return self.start + timedelta(days=6)

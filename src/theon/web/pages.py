@@ -119,22 +119,24 @@ def _cards(overview: Overview) -> list[dict[str, Any]]:
     shown, before = overview.shown, overview.before
     if shown is None:
         return []
-    kinds: tuple[tuple[str, str, str, Callable[[Week], float]], ...] = (
-        ("learners", "Active learners", "", lambda week: week.learners),
-        ("hours", "Hours learned", "h", lambda week: week.hours),
-        ("actions", "Actions", "", lambda week: week.actions),
-        ("forum_posts", "Forum posts", "", lambda week: week.forum_posts),
+    unit = words.time_unit(shown.seconds)
+    time_label = f"{unit.name.capitalize()} learned"
+    kinds: tuple[tuple[str, str, str, Callable[[Week], float], float], ...] = (
+        ("learners", "Active learners", "", lambda week: week.learners, 1),
+        ("time", time_label, unit.short, lambda week: week.seconds, unit.seconds),
+        ("actions", "Actions", "", lambda week: week.actions, 1),
+        ("forum_posts", "Forum posts", "", lambda week: week.forum_posts, 1),
     )
     return [
         {
             "key": key,
             "label": label,
-            "unit": unit,
-            "number": f"{value(shown):,.0f}",
+            "unit": short,
+            "number": f"{value(shown) / size:,.0f}",
             "change": words.describe_change(value(shown), value(before) if before else None),
             "spark": sparkline([value(week) for week in overview.trend]),
         }
-        for key, label, unit, value in kinds
+        for key, label, short, value, size in kinds
     ]
 
 

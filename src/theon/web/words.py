@@ -40,6 +40,34 @@ def week_name(start: date, end: date) -> str:
 
 
 def duration(hours: float) -> str:
-    """`2 h 05 min`, for hours per learner."""
-    minutes = round(hours * 60)
+    """`2 h 05 min`, `45 min` or `20 s`, for hours per learner."""
+    seconds = round(hours * 3600)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+@dataclass(frozen=True)
+class TimeUnit:
+    """A unit in which times of some size are whole numbers worth reading."""
+
+    name: Literal["hours", "minutes", "seconds"]
+    short: str
+    seconds: int
+
+    def of(self, seconds: int) -> int:
+        """These seconds in this unit, rounded."""
+        return round(seconds / self.seconds)
+
+
+_UNITS = (
+    TimeUnit("hours", "h", 3600),
+    TimeUnit("minutes", "min", 60),
+    TimeUnit("seconds", "s", 1),
+)
+
+
+def time_unit(largest_s: int) -> TimeUnit:
+    """The largest unit of which `largest_s` seconds are at least ten."""
+    return next((unit for unit in _UNITS if largest_s >= 10 * unit.seconds), _UNITS[-1])
