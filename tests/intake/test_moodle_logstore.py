@@ -177,6 +177,18 @@ def test_an_equal_repeated_row_is_known_and_another_with_its_id_is_refused(
     assert rejects(staged) == [(5, "id used twice with different content", None)]
 
 
+def test_rows_that_an_open_quote_swallows_are_kept(stage: Stage, tmp_path: Path) -> None:
+    """Only the row that opens the quote is refused, with its own line."""
+    path = write_log(tmp_path / "log.csv", [log_row(n, other='{"n":1}') for n in range(1, 8)])
+    lines = path.read_text().splitlines()
+    lines[3] = lines[3].replace(",web,", ',"web,')
+    path.write_text("\n".join(lines) + "\n")
+    staged = stage(path)
+    assert sorted(staged_rows(staged, "event_id")) == [(f"moodle:{n}",) for n in (1, 2, 4, 5, 6, 7)]
+    assert [r[:2] for r in rejects(staged)] == [(4, "a quote that is not closed")]
+    assert (staged.read, staged.rows, staged.rejected) == (7, 6, 1)
+
+
 def test_latin_1_bytes_are_refused_row_by_row(stage: Stage, tmp_path: Path) -> None:
     path = write_log(tmp_path / "log.csv", [log_row(1), log_row(2, other="ü"), log_row(3)])
     path.write_bytes(path.read_bytes().replace("ü".encode(), b"\xfc"))

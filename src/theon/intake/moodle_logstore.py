@@ -141,22 +141,26 @@ def _stage(
     progress: ProgressReporter,
 ) -> Staged:
     latest_s = int(time.time()) + AHEAD_S
-    query = canonical_sql(
-        _reader_sql(path, dialect),
-        set(dialect.columns),
-        escaped=not dialect.quoted,
-        latest_s=latest_s,
-    )
+
+    def events_sql(file: Path) -> str:
+        return canonical_sql(
+            _reader_sql(file, dialect),
+            set(dialect.columns),
+            escaped=not dialect.quoted,
+            latest_s=latest_s,
+        )
+
     everything = workspace / "everything.parquet"
     with open_engine(settings) as engine:
         with progress.step(f"Reading {path.name}", unit="%") as step:
-            copy_to_parquet(engine, query, everything, step)
+            copy_to_parquet(engine, events_sql(path), everything, step)
         sifter = Sifter(
             engine=engine,
             source=path,
             quoted=dialect.quoted,
             header=dialect.delimiter.join(dialect.columns),
             reader_sql=lambda file: _reader_sql(file, dialect),
+            events_sql=events_sql,
             latest_s=latest_s,
         )
         staged = sifter.sift(everything, workspace / "events.parquet")

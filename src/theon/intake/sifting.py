@@ -69,6 +69,7 @@ class Sifter:
         quoted: whether double quotes enclose its fields.
         header: its first line.
         reader_sql: SQL that reads a file of the same dialect.
+        events_sql: SQL that turns such a file into staged events; bad rows without event id.
         latest_s: the latest time that is believed, epoch seconds.
     """
 
@@ -77,6 +78,7 @@ class Sifter:
     quoted: bool
     header: str
     reader_sql: Callable[[Path], str]
+    events_sql: Callable[[Path], str]
     latest_s: int
 
     def sift(self, everything: Path, target: Path) -> Staged:
@@ -101,20 +103,24 @@ class Sifter:
         dropped, known = self._counts(
             "SELECT count(*), count(*) FILTER (reason = 'known') FROM dropped"
         )
+        rejects, swallowed = self._explain(malformed)
+        rescued = self._rescue(swallowed)
+        columns = ", ".join(STAGED_COLUMNS)
         kept = copy_to_parquet(
             self.engine,
-            f"SELECT {', '.join(STAGED_COLUMNS)} FROM {rows} AS s "
-            f"ANTI JOIN dropped ON dropped.record = s.file_row_number",
+            f"SELECT {columns} FROM {rows} AS s "
+            f"ANTI JOIN dropped ON dropped.record = s.file_row_number "
+            f"UNION ALL SELECT {columns} FROM rescued WHERE event_id IS NOT NULL",
             target,
         )
         everything.unlink()
         return Staged(
             target,
-            read=total + len(malformed),
+            read=total + len(malformed) + rescued,
             rows=kept,
             known=known,
             rejected=dropped - known + len(malformed),
-            rejects=self._explain(malformed),
+            rejects=rejects,
         )
 
     def _counts(self, query: str) -> tuple[int, ...]:
@@ -148,8 +154,8 @@ class Sifter:
             f"WINDOW same AS (PARTITION BY event_id ORDER BY file_row_number)) WHERE n > 1"
         )
 
-    def _explain(self, malformed: list[Malformed]) -> pa.Table:
-        """The rejects with line, reason and original text, in the order of the file."""
+    def _explain(self, malformed: list[Malformed]) -> tuple[pa.Table, list[str]]:
+        """The rejects in the order of the file, and the lines that open quotes swallowed."""
         dropped = self.engine.execute(
             "SELECT record, coalesce(reason, '') FROM dropped "
             f"WHERE reason IS DISTINCT FROM 'known' ORDER BY record LIMIT {MOST_LISTED}"
@@ -161,16 +167,29 @@ class Sifter:
         reasons = iter(malformed)
         again = self._read_again([one for one in found if one.record >= 0])
         rows: list[tuple[int | None, str, str | None, str | None]] = []
+        swallowed: list[str] = []
         for one in found:
             if one.record < 0:
                 why = next(reasons)
-                lines = one.text.count("\n") + 1
-                more = f" {lines} lines were taken for one row." if lines > 1 else ""
-                rows.append((one.line_number, why.reason, why.detail + more, one.text))
+                others = [line.rstrip("\r") for line in one.text.split("\n")[1:]]
+                swallowed += others
+                more = f" It took {len(others)} lines more; whole rows among them were kept."
+                detail = why.detail + more * bool(others)
+                rows.append((one.line_number, why.reason, detail, one.text))
             else:
-                reason, detail = next(again)
-                rows.append((one.line_number, given[one.record] or reason or "", detail, one.text))
-        return rejects_table(rows)
+                fault, value = next(again, (None, None))
+                reason = given[one.record] or fault or "the row cannot be read"
+                rows.append((one.line_number, reason, value, one.text))
+        return rejects_table(rows), swallowed
+
+    def _rescue(self, swallowed: list[str]) -> int:
+        """Make the table `rescued` of the rows that an open quote swallowed; return how many."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "swallowed.csv"
+            file.write_text("\n".join([self.header, *swallowed]) + "\n", "utf-8")
+            self.engine.execute(f"CREATE OR REPLACE TEMP TABLE rescued AS {self.events_sql(file)}")
+        (rescued,) = self._counts("SELECT count(event_id) FROM rescued")
+        return rescued
 
     def _read_again(self, bad: list[Located]) -> Iterator[tuple[str | None, str | None]]:
         """(reason, the value that does not fit) of each bad record."""
