@@ -21,7 +21,7 @@ from theon.metrics import derive, kernel
 from theon.metrics.catalog import Metric, load_catalog
 from theon.metrics.manifest import Manifest, load_manifest, save_manifest, sweep
 from theon.metrics.publish import publish
-from theon.metrics.tables import ensure_tables, swap_views
+from theon.metrics.tables import analyze_tables, ensure_tables, swap_views
 from theon.observability.progress import ProgressReporter, SilentProgress
 from theon.roster.campuses import Campus, list_campuses
 from theon.settings import Settings
@@ -29,6 +29,7 @@ from theon.store.engine import Store
 from theon.store.scope import Scope
 
 ATTEMPTS = 5
+MANY_ROWS = 5_000
 ORPHANS_AFTER_S = 24 * 3600
 # Named so that fault tests can stop a refresh right after any of its steps.
 Checkpoint = Callable[[str], None]
@@ -180,10 +181,14 @@ class _CampusRefresh:
                 self.progress,
                 files,
             )
-            hours = _hours_of_files(bench, changed)
+            hours = hours_of_files(bench, changed)
             self._derive(bench, state, hours, all_days=all_days)
             written = self._publish(bench, state, version, stale)
         self.checkpoint("committed")
+        analyze_tables(
+            self.store,
+            [self.catalog[name] for name, rows in written.items() if rows >= MANY_ROWS],
+        )
         for name, rows in written.items():
             summary.rows_written[name] = summary.rows_written.get(name, 0) + rows
         summary.events += sum(hours.values())
@@ -328,7 +333,7 @@ class _OvertakenError(Exception):
     """Somebody else refreshed this campus meanwhile; begin again from what they left."""
 
 
-def _hours_of_files(bench: derive.Workbench, files: list[LakeFile]) -> dict[int, int]:
+def hours_of_files(bench: derive.Workbench, files: list[LakeFile]) -> dict[int, int]:
     """Hour to number of events in it, over `files`."""
     if not files:
         return {}
@@ -356,21 +361,31 @@ def affected_keys(bench: derive.Workbench, metric: Metric) -> pa.Table:
     return keys
 
 
-def metric_rows(
-    bench: derive.Workbench, metric: Metric, days: str | None, *, restricted: bool
-) -> pa.RecordBatchReader:
-    """Run a definition over `days` (SQL), or over those that agree with `keys_`.
+def metric_sql(
+    bench: derive.Workbench, metric: Metric, days: str, *, restricted: bool
+) -> str:
+    """SQL of a definition over `days` (SQL), or over those that agree with `keys_`.
 
     Returns:
-        The grain without campus and the activity columns.
+        A SELECT of the grain without campus and the activity columns.
     """
-    names = [*metric.keys, *(c.name for c in metric.family("activity"))]
-    schema = pa.schema([metric.schema().field(n) for n in names])
-    if days is None:
-        return schema.empty_table().to_reader()
     view = kernel.days_view_sql(days, bench.campus.slug, bench.rules)
     if restricted:
         view = f"SELECT d.* FROM ({view}) d SEMI JOIN keys_ USING ({', '.join(metric.keys)})"
-    query = f"WITH days AS ({view}) SELECT {', '.join(names)} FROM ({metric.sql})"
+    return f"WITH days AS ({view}) SELECT {', '.join(_columns(metric))} FROM ({metric.sql})"
+
+
+def metric_rows(
+    bench: derive.Workbench, metric: Metric, days: str | None, *, restricted: bool
+) -> pa.RecordBatchReader:
+    """The rows of `metric_sql`; none if there are no days."""
+    schema = pa.schema([metric.schema().field(n) for n in _columns(metric)])
+    if days is None:
+        return schema.empty_table().to_reader()
+    query = metric_sql(bench, metric, days, restricted=restricted)
     rows: pa.RecordBatchReader = bench.engine.sql(query).to_arrow_reader(65_536)
     return rows.cast(schema)
+
+
+def _columns(metric: Metric) -> list[str]:
+    return [*metric.keys, *(c.name for c in metric.family("activity"))]

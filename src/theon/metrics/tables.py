@@ -70,6 +70,17 @@ def swap_views(store: Store, catalog: dict[str, Metric]) -> list[str]:
     return [m.name for m in swap]
 
 
+def analyze_tables(store: Store, metrics: list[Metric]) -> None:
+    """Tell the planner what tables hold that were just filled: it must find single rows in them.
+
+    PostgreSQL would do so by itself within minutes, which the next refresh may not wait for.
+    """
+    if metrics:
+        with store.owner_transaction() as conn:
+            for metric in metrics:
+                conn.execute(text(f"ANALYZE {metric.table}"))
+
+
 def _create(conn: Connection, metric: Metric) -> None:
     columns = ["campus_id int NOT NULL REFERENCES theon.campuses (id)"]
     for column in metric.columns:

@@ -1,0 +1,235 @@
+"""`python -m bench [PART]`: run the measurements and print one table.
+
+Parts: kernel, ingest, memory, late. Ours and theirs run in turn, each in a process of its own,
+as often as `BENCH_REPEATS` says; the best run of each counts. Sizes come from `BENCH_EVENTS`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from bench import data
+
+REPEATS = int(os.environ.get("BENCH_REPEATS", "2"))
+RESULTS = Path(__file__).parent / "results.json"
+console = Console(width=130)
+
+
+@dataclass
+class Line:
+    """One line of the table; `ratio` is ours through theirs, unless the name says otherwise."""
+
+    part: str
+    name: str
+    ours: float
+    theirs: float
+    ratio: float
+    target: str
+    holds: bool
+    unit: str = "s"
+
+
+def run(task: str, events: int) -> dict[str, Any]:
+    """Run one task in a process of its own."""
+    console.print(f"  {task} on {events:,} events …", end="")
+    done = subprocess.run(  # noqa: S603 - our own module
+        [sys.executable, "-W", "ignore", "-m", "bench.work", task, str(events)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    console.print(f" {result['seconds']:.2f} s, {result['peak_mb']} MB")
+    return result
+
+
+def best(*tasks: tuple[str, int]) -> list[dict[str, Any]]:
+    """The fastest run of each task, the tasks taken in turn."""
+    runs = [[run(task, events) for task, events in tasks] for _ in range(REPEATS)]
+    return [min(column, key=lambda r: r["seconds"]) for column in zip(*runs, strict=True)]
+
+
+def prepare(events: int) -> None:
+    """Make the log and ingest it, if that was not done before."""
+    data.log_csv(events)
+    if not (data.home(events) / "lake").exists():
+        run("ours_ingest", events)
+
+
+def at_most(part: str, name: str, ours: float, theirs: float, limit: float) -> Line:
+    """A line whose ratio may be `limit` at most."""
+    return Line(part, name, ours, theirs, ours / theirs, f"≤ {limit:g}", ours / theirs <= limit)
+
+
+def kernel() -> list[Line]:
+    """Events to weeks against one window query over all events."""
+    prepare(data.EVENTS)
+    prepare(data.POSTGRES_EVENTS)
+    ours, weeks, duck, click = best(
+        ("ours_kernel", data.EVENTS),
+        ("ours_weeks", data.EVENTS),
+        ("theirs_duckdb", data.EVENTS),
+        ("theirs_clickhouse", data.EVENTS),
+    )
+    small, postgres = best(
+        ("ours_kernel", data.POSTGRES_EVENTS), ("theirs_postgres", data.POSTGRES_EVENTS)
+    )
+    lines = [
+        at_most(
+            "kernel", "events → week, window in DuckDB", ours["seconds"], duck["seconds"], 0.75
+        ),
+        at_most(
+            "kernel", "events → week, window in ClickHouse", ours["seconds"], click["seconds"], 0.75
+        ),
+        at_most(
+            "kernel", "cells → week, window in DuckDB", weeks["seconds"], duck["seconds"], 0.3
+        ),
+    ]
+    faster = postgres["seconds"] / small["seconds"]
+    lines.append(
+        Line(
+            "kernel",
+            f"times faster than PostgreSQL, {data.POSTGRES_EVENTS:,} events",
+            small["seconds"],
+            postgres["seconds"],
+            faster,
+            "≥ 15",
+            faster >= 15,
+        )
+    )
+    digests = {r["digest"] for r in (ours, weeks, duck, click)}
+    lines.append(
+        Line(
+            "kernel",
+            "different results of the four (identical: 1)",
+            len(digests),
+            1,
+            len(digests),
+            "= 1",
+            len(digests) == 1,
+            "",
+        )
+    )
+    return lines
+
+
+def ingest() -> list[Line]:
+    """A logstore CSV to the committed lake against DuckDB's CSV to Parquet."""
+    ours, theirs = best(("ours_ingest", data.EVENTS), ("theirs_csv_to_parquet", data.EVENTS))
+    return [
+        at_most(
+            "ingest",
+            "CSV → committed lake, DuckDB's CSV → Parquet",
+            ours["seconds"],
+            theirs["seconds"],
+            2.5,
+        )
+    ]
+
+
+def memory() -> list[Line]:
+    """Peak memory of ingest and rebuild, and that it does not grow with the history."""
+    lines = []
+    for task in ("ours_ingest", "ours_rebuild"):
+        data.log_csv(data.SMALL_EVENTS)
+        prepare(data.SMALL_EVENTS)
+        prepare(data.EVENTS)
+        small, large = (
+            run(task, data.SMALL_EVENTS)["peak_mb"],
+            run(task, data.EVENTS)["peak_mb"],
+        )
+        what = task.removeprefix("ours_")
+        lines.append(
+            Line("memory", f"{what}: peak, limit 1,500 MB", large, 1500, large / 1500, "≤ 1",
+                 large <= 1500, "MB")
+        )  # fmt: skip
+        lines.append(
+            Line("memory", f"{what}: {data.EVENTS:,} events through {data.SMALL_EVENTS:,}", large,
+                 small, large / small, "≤ 1.25", large <= 1.25 * small, "MB")
+        )  # fmt: skip
+    return lines
+
+
+def late() -> list[Line]:
+    """A refresh after a thousand late events in fifty hours against a rebuild."""
+    prepare(data.EVENTS)
+    run("ours_refresh", data.EVENTS)
+    rebuild, after = best(("ours_rebuild", data.EVENTS), ("ours_late", data.EVENTS))
+    return [
+        at_most(
+            "late",
+            "refresh after 1,000 late events in 50 hours, rebuild",
+            after["seconds"],
+            rebuild["seconds"],
+            0.03,
+        )
+    ]
+
+
+PARTS: dict[str, Callable[[], list[Line]]] = {
+    "ingest": ingest,
+    "memory": memory,
+    "kernel": kernel,
+    "late": late,
+}
+
+
+def main() -> int:
+    """Run one part or all, print the table, write `bench/results.json`."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("part", nargs="?", choices=sorted(PARTS), help="one part; all unless given")
+    chosen = parser.parse_args().part
+    lines: list[Line] = []
+    for name in [chosen] if chosen else PARTS:
+        console.print(f"[bold]{name}[/bold]")
+        lines += PARTS[name]()
+    table = Table(title=f"{data.EVENTS:,} events", caption=machine())
+    for column in ("name (ours, theirs)", "ours", "theirs", "ratio", "target", "holds"):
+        table.add_column(column, justify="left" if column.startswith("name") else "right")
+    for line in lines:
+        table.add_row(
+            line.name,
+            f"{line.ours:,.2f} {line.unit}".strip(),
+            f"{line.theirs:,.2f} {line.unit}".strip(),
+            f"{line.ratio:.3f}",
+            line.target,
+            "yes" if line.holds else "NO",
+        )
+    console.print(table)
+    write(lines)
+    return 0 if all(line.holds for line in lines) else 1
+
+
+def machine() -> str:
+    """The machine's size and the date."""
+    memory_gb = psutil.virtual_memory().total / 2**30
+    today = datetime.now(UTC).date()
+    return f"{os.cpu_count()} cores, {memory_gb:.0f} GB, Python {platform.python_version()}, {today}"
+
+
+def write(lines: list[Line]) -> None:
+    """Merge into `bench/results.json`: parts that were not run keep their last figures."""
+    before: list[dict[str, Any]] = []
+    if RESULTS.exists():
+        before = json.loads(RESULTS.read_text())["lines"]
+    ran = {line.part for line in lines}
+    kept = [line for line in before if line["part"] not in ran]
+    stamp = {"machine": machine(), "events": data.EVENTS}
+    new = [{**asdict(line), **stamp} for line in lines]
+    RESULTS.write_text(json.dumps({"lines": kept + new}, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
