@@ -93,9 +93,7 @@ def kernel() -> list[Line]:
         at_most(
             "kernel", "events → week, window in ClickHouse", ours["seconds"], click["seconds"], 0.75
         ),
-        at_most(
-            "kernel", "cells → week, window in DuckDB", weeks["seconds"], duck["seconds"], 0.3
-        ),
+        at_most("kernel", "cells → week, window in DuckDB", weeks["seconds"], duck["seconds"], 0.3),
     ]
     faster = postgres["seconds"] / small["seconds"]
     lines.append(
@@ -216,7 +214,9 @@ def machine() -> str:
     """The machine's size and the date."""
     memory_gb = psutil.virtual_memory().total / 2**30
     today = datetime.now(UTC).date()
-    return f"{os.cpu_count()} cores, {memory_gb:.0f} GB, Python {platform.python_version()}, {today}"
+    return (
+        f"{os.cpu_count()} cores, {memory_gb:.0f} GB, Python {platform.python_version()}, {today}"
+    )
 
 
 def write(lines: list[Line]) -> None:

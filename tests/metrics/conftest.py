@@ -56,8 +56,8 @@ class District:
     def put(self, campus: str, rows: Iterable[Row]) -> AppendResult:
         """Append events given as rows: `at` (datetime or epoch seconds), `id`, and what differs."""
         full = []
-        for row in rows:
-            row = {**dict.fromkeys(STAGED.names), **DEFAULTS, **row}
+        for given in rows:
+            row = {**dict.fromkeys(STAGED.names), **DEFAULTS, **given}
             at = row.pop("at")
             row["occurred_at"] = datetime.fromtimestamp(at, UTC) if isinstance(at, int) else at
             row["event_id"] = row.pop("id")
@@ -78,9 +78,7 @@ class District:
 
 
 @pytest.fixture
-def make_district(
-    store: Store, store_settings: Settings, tmp_path: Path
-) -> Callable[[], District]:
+def make_district(store: Store, store_settings: Settings, tmp_path: Path) -> Callable[[], District]:
     """Districts on one database, each with a folder (lake, cells) of its own."""
     numbers = itertools.count()
     campus_numbers = itertools.count()

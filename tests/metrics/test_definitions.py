@@ -1,4 +1,4 @@
-"""Every definition against rows of its own: `cases/<metric>/<case>/given/events.csv → expected.csv`."""
+"""Every definition against rows of its own: `cases/<metric>/<case>/given → expected.csv`."""
 
 import csv
 import io

@@ -68,8 +68,8 @@ def _rows(drawn: list[tuple[int, str, str, Row]]) -> list[Row]:
 def _expected_weeks(rows: list[Row]) -> list[Row]:
     """`user_course_week` by the definition's words, event by event, sharing no code."""
     by_key: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        row = {"origin": "web", "component": "core", "action": "viewed", **row}
+    defaults = {"origin": "web", "component": "core", "action": "viewed"}
+    for row in ({**defaults, **given_row} for given_row in rows):
         if (
             row["user_id"] not in ("-1", "0", "1")
             and not row.get("anonymous")
@@ -87,7 +87,16 @@ def _expected_weeks(rows: list[Row]) -> list[Row]:
             monday = local - timedelta(days=local.weekday())
             week = weeks.setdefault(
                 (int(user), int(course), monday),
-                {"n": 0, "days": set(), "time": 0, "pages": 0, "res": 0, "fv": 0, "fp": 0, "at": []},
+                {
+                    "n": 0,
+                    "days": set(),
+                    "time": 0,
+                    "pages": 0,
+                    "res": 0,
+                    "fv": 0,
+                    "fp": 0,
+                    "at": [],
+                },
             )
             week["n"] += 1
             week["days"].add(local)

@@ -1,9 +1,12 @@
 """The DuckDB connection every vectorised step works in."""
 
+import atexit
 import os
+import shutil
 from pathlib import Path
 
 import duckdb
+import psutil
 
 from theon.settings import Settings
 
@@ -14,8 +17,7 @@ def open_engine(settings: Settings) -> duckdb.DuckDBPyConnection:
     The connection works in UTC and never fetches extensions from outside. Memory:
     `engine_memory_mb`; threads: `engine_threads`, or one per core.
     """
-    spill = settings.home_dir / "tmp" / f"engine-{os.getpid()}"
-    spill.mkdir(parents=True, exist_ok=True)
+    spill = _spill_folder(settings.home_dir / "tmp")
     connection = duckdb.connect(
         config={
             "memory_limit": f"{settings.engine_memory_mb}MB",
@@ -27,6 +29,19 @@ def open_engine(settings: Settings) -> duckdb.DuckDBPyConnection:
     )
     connection.execute("SET enable_progress_bar = false")
     return connection
+
+
+def _spill_folder(root: Path) -> Path:
+    """This process's folder below `root`; those of processes that are gone are removed."""
+    for folder in root.glob("engine-*"):
+        pid = folder.name.removeprefix("engine-")
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    spill = root / f"engine-{os.getpid()}"
+    if not spill.is_dir():
+        spill.mkdir(parents=True)
+        atexit.register(shutil.rmtree, spill, ignore_errors=True)
+    return spill
 
 
 def open_scratch() -> duckdb.DuckDBPyConnection:

@@ -1,0 +1,165 @@
+"""X4 and D3: a changed definition recomputes history; outcomes are not the refresh's to touch."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from tests.metrics.conftest import District
+from tests.metrics.test_definitions import FOLDERS, read_given
+from theon.errors import ConflictError
+from theon.events.activity import load_rules, parse_rules
+from theon.metrics.catalog import Column, get_metric, load_catalog
+from theon.store.scope import Scope
+
+
+@pytest.fixture
+def campus(district: District) -> str:
+    slug = district.campus("Europe/London")
+    district.put(slug, read_given(FOLDERS[0]))
+    district.refresh(slug)
+    return slug
+
+
+def _weeks(district: District, campus: str, columns: str = "*") -> list[tuple[object, ...]]:
+    with district.store.transaction(Scope(campus)) as conn:
+        found = conn.execute(
+            text(f"SELECT {columns} FROM metrics.user_course_week ORDER BY user_id, course_id, 4")
+        )
+        return [tuple(row) for row in found]
+
+
+def test_a_changed_query_recomputes_that_metric_and_reads_no_event(
+    district: District, campus: str
+) -> None:
+    """Twice the views in the file: twice the views published, from the same days."""
+    old = get_metric("campus_week")
+    sql = old.sql.replace("sum(pages_viewed)", "sum(2 * pages_viewed)")
+    catalog = {**load_catalog(), "campus_week": replace(old, sql=sql, hash="changed")}
+    before = [r["pages_viewed"] for r in district.rows(campus, "campus_week")]
+    summary = district.refresh(campus, catalog=catalog)
+    assert summary.events == 0
+    assert [k for k, v in summary.rows_written.items() if v] == ["campus_week"]
+    assert [r["pages_viewed"] for r in district.rows(campus, "campus_week")] == [
+        2 * n for n in before
+    ]
+
+
+def test_a_raised_version_fills_its_own_table_and_then_takes_the_view(
+    district: District, campus: str
+) -> None:
+    """Readers see the old version whole until the new one is whole."""
+    old = get_metric("campus_week")
+    extra = Column("days_seen", "integer", "days", "Days.", "activity")
+    new = replace(
+        old,
+        version=2,
+        hash="v2",
+        columns=(*old.columns, extra),
+        sql=old.sql.replace("FROM days", ", count(DISTINCT day) AS days_seen FROM days"),
+    )
+    catalog = {**load_catalog(), "campus_week": new}
+
+    def die(step: str) -> None:
+        if step == "before commit":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        district.refresh(campus, catalog=catalog, checkpoint=die)
+    assert len(district.rows(campus, "campus_week")) == 2
+    district.refresh(campus, catalog=catalog)
+    with district.store.transaction(Scope(campus)) as conn:
+        seen = conn.execute(
+            text("SELECT days_seen FROM metrics.campus_week ORDER BY week_start")
+        ).scalars()
+        assert list(seen) == [3, 3]
+        tables = conn.execute(
+            text("SELECT tablename FROM pg_tables WHERE tablename LIKE 'campus_week%'")
+        ).scalars()
+        assert list(tables) == ["campus_week_v2"]
+
+
+def test_changed_rules_compute_the_cells_again(district: District, campus: str) -> None:
+    """What counts is data: with quizzes let in, they count."""
+    rules = load_rules()
+    open_rules = replace(rules, exclusions=rules.exclusions[:-1], hash="open")
+    before = sum(r["total_actions"] for r in district.rows(campus, "campus_week"))
+    district.refresh(campus, rules=open_rules)
+    after = sum(r["total_actions"] for r in district.rows(campus, "campus_week"))
+    assert after == before + 2
+
+
+def test_another_time_zone_moves_the_days_and_reads_no_event(
+    district: District, campus: str
+) -> None:
+    """A corrected time zone cuts the same cells into other days."""
+    with district.store.transaction(Scope.district()) as conn:
+        conn.execute(
+            text("UPDATE theon.campuses SET timezone = 'Asia/Tokyo' WHERE slug = :slug"),
+            {"slug": campus},
+        )
+    assert district.refresh(campus).events == 0
+    moved = district.all_rows(campus)
+    district.refresh(campus, rebuild=True)
+    assert district.all_rows(campus) == moved
+
+
+def test_the_refresh_never_touches_outcome_columns(district: District, campus: str) -> None:
+    """Scores stay where events come, and stay where the activity behind a row is gone."""
+    with district.store.transaction(Scope(campus)) as conn:
+        table = get_metric("user_course_week").table
+        conn.execute(text(f"UPDATE {table} SET quizzes_avg_score = 71.5 WHERE user_id = '5'"))
+        conn.execute(
+            text(
+                f"INSERT INTO {table}"
+                " (campus_id, user_id, course_id, week_start, quizzes_attempted)"
+                f" SELECT campus_id, '88', '6', week_start, 3 FROM {table} LIMIT 1"
+            )
+        )
+    rows = read_given(FOLDERS[0])
+    district.put(campus, [{**rows[0], "id": "moodle:more"}])
+    district.refresh(campus)
+    district.refresh(campus, rebuild=True)
+    found = {(u, w): (n, s, q) for u, w, n, s, q in _weeks(
+        district, campus, "user_id, week_start, total_actions, quizzes_avg_score, quizzes_attempted"
+    )}  # fmt: skip
+    mine = [v for (user, _), v in found.items() if user == "5"]
+    assert {score for _, score, _ in mine} == {71.5}
+    assert sum(n for n, _, _ in mine) == 10
+    assert [v for (user, _), v in found.items() if user == "88"] == [(None, None, 3)]
+
+
+def test_a_refresh_that_was_overtaken_begins_again(district: District, campus: str) -> None:
+    """A second worker that commits in between costs the first its work, not the numbers."""
+    rows = read_given(FOLDERS[0])
+    district.put(campus, [{**rows[0], "id": "moodle:a"}])
+    overtaken = []
+
+    def other_worker(step: str) -> None:
+        if step == "cells written" and not overtaken:
+            overtaken.append(step)
+            district.refresh(campus)
+
+    district.refresh(campus, checkpoint=other_worker)
+    published = district.all_rows(campus)
+    district.refresh(campus, rebuild=True)
+    assert district.all_rows(campus) == published
+
+
+def test_a_refresh_that_is_always_overtaken_gives_up_in_words(
+    district: District, campus: str
+) -> None:
+    """It ends, says why, and keeps nothing of its own."""
+
+    def other_worker(step: str) -> None:
+        if step == "days written":
+            district.refresh(campus, rebuild=True)
+
+    with pytest.raises(ConflictError, match="kept refreshing the same campus"):
+        district.refresh(campus, rebuild=True, checkpoint=other_worker)
+
+
+def test_an_unknown_condition_in_the_rules_is_refused() -> None:
+    """A typing error in the rules file must not silently count nothing."""
+    with pytest.raises(Exception, match="unknown condition 'componnent'"):
+        parse_rules('measures = {}\n[[excluded]]\nreason = "r"\nany = [{ componnent = ["x"] }]')
