@@ -1,9 +1,11 @@
 """`/health` tells a supervisor whether the service can do its work."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastapi.testclient import TestClient
+import httpx
+from fastapi import FastAPI
 from sqlalchemy import text
 
 from theon import __version__
@@ -12,6 +14,15 @@ from theon.errors import UnavailableError
 from theon.roster.campuses import add_campus
 from theon.store.engine import Store
 from theon.store.scope import Scope
+
+
+def _get_health(app: FastAPI) -> httpx.Response:
+    async def get() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://theon") as client:
+            return await client.get("/health")
+
+    return asyncio.run(get())
 
 
 def test_health_is_ok_while_the_database_answers(store: Store) -> None:
@@ -24,7 +35,7 @@ def test_health_is_ok_while_the_database_answers(store: Store) -> None:
             ),
             {"id": campus.id},
         )
-    answer = TestClient(create_app(store)).get("/health")
+    answer = _get_health(create_app(store))
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
     body = answer.json()
@@ -45,7 +56,7 @@ def test_health_answers_503_and_why_when_the_database_is_gone() -> None:
             yield
 
     gone = GoneStore.__new__(GoneStore)
-    answer = TestClient(create_app(gone)).get("/health")
+    answer = _get_health(create_app(gone))
     assert answer.status_code == 503
     assert answer.json() == {
         "status": "fail",

@@ -14,6 +14,8 @@ from typing import Any
 from websockets.sync.client import connect
 
 READY_S = 30
+CHARTS_FILL_THEIR_PLACE = """[...document.querySelectorAll('.nicegui-echart')].every(
+    place => place.querySelector('svg')?.getAttribute('width') == place.clientWidth)"""
 
 
 def chromium() -> str | None:
@@ -66,7 +68,8 @@ class Browser:
         page.call("Page.navigate", {"url": url})
         wait_for(lambda: page.ask("document.querySelector('.theon h1') !== null"))
         wait_for(lambda: page.ask("window.socket ? window.socket.connected : true"))
-        time.sleep(1.0)
+        wait_for(lambda: page.ask(CHARTS_FILL_THEIR_PLACE))
+        time.sleep(0.5)
         return page
 
     def call(
