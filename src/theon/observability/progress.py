@@ -7,13 +7,16 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 
 class Step(Protocol):
@@ -47,10 +50,9 @@ class SilentProgress:
     """Reports nothing: for tests and for callers that show progress themselves."""
 
     @contextmanager
-    def step(
-        self, operation: str, total: int | None = None, unit: str = ""  # noqa: ARG002 - the port's names
-    ) -> Iterator[Step]:
+    def step(self, operation: str, total: int | None = None, unit: str = "") -> Iterator[Step]:
         """See `ProgressReporter.step`."""
+        del operation, total, unit
         yield _SilentStep()
 
 
@@ -66,6 +68,19 @@ class _BarStep:
         self._bar.update(self._task, total=total)
 
 
+class _Count(ProgressColumn):
+    """`455,740 of 455,740 events`; the total is left out while it is not known."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        super().__init__(Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        """The text of one task."""
+        total = "" if task.total is None else f" of {task.total:,.0f}"
+        return Text(f"{task.completed:,.0f}{total} {self._unit}".rstrip())
+
+
 class TerminalProgress:
     """A bar per step on standard error, with time elapsed and remaining."""
 
@@ -73,15 +88,12 @@ class TerminalProgress:
         self._console = console or Console(stderr=True)
 
     @contextmanager
-    def step(
-        self, operation: str, total: int | None = None, unit: str = ""
-    ) -> Iterator[Step]:
+    def step(self, operation: str, total: int | None = None, unit: str = "") -> Iterator[Step]:
         """See `ProgressReporter.step`."""
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
+            BarColumn(bar_width=16),
+            _Count(unit),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
