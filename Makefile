@@ -10,13 +10,16 @@ STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WORKERS ?= 2
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test services lint bench docs clean
 
 demo: $(STAMPS)/project
 	$(BIN)/theon demo
 
-test: lint $(STAMPS)/test
-	$(BIN)/python -m pytest -n $(WORKERS)
+test: lint $(STAMPS)/test services
+	PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest -n $(WORKERS)
+
+services:
+	@tools/services install
 
 lint: $(STAMPS)/test $(STAMPS)/lint
 	$(BIN)/ruff check

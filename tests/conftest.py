@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from tests.skipping import NO_DATA, pytest_runtest_makereport, pytest_terminal_summary
 from theon.settings import Settings
 from theon.store.engine import Store
+
+__all__ = ["pytest_runtest_makereport", "pytest_terminal_summary"]  # pytest finds them here
 
 _OWN_FOLDER = pytest.StashKey[Path]()
 
@@ -85,5 +88,5 @@ def moodle_data() -> Path:
     """The folder of the real Moodle site beside the project; skips where it is absent."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "moodle"
     if not folder.is_dir():
-        pytest.skip(f"the real Moodle site is not beside the project ({folder})")
+        pytest.skip(f"{NO_DATA} ({folder})")
     return folder
