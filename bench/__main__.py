@@ -20,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from bench import data
+from bench import data, report
 
 REPEATS = int(os.environ.get("BENCH_REPEATS", "2"))
 RESULTS = Path(__file__).parent / "results.json"
@@ -207,6 +207,7 @@ def main() -> int:
         )
     console.print(table)
     write(lines)
+    report.write()
     return 0 if all(line.holds for line in lines) else 1
 
 

@@ -168,7 +168,7 @@ def ours_weeks(events: int) -> Result:
 def _kernel(events: int, *, from_cells: bool) -> Result:
     chosen = settings(events)
     metric = load_catalog()["user_course_week"]
-    with open_theon(chosen) as theon, open_engine(chosen) as engine:
+    with open_theon(chosen) as theon, open_engine(chosen, ordered=False) as engine:
         campus = get_campus(theon.store, data.CAMPUS)
         scratch = data.FOLDER / "kernel"
         bench = derive.Workbench(
@@ -183,7 +183,7 @@ def _kernel(events: int, *, from_cells: bool) -> Result:
         cells, days = Manifest("cells", "hour"), Manifest("days", "day")
 
         def to_cells() -> None:
-            derive.build_cells(bench, cells, hours_of_files(bench, bench.files))
+            derive.build_cells(bench, cells, hours_of_files(bench, bench.files), complete=True)
 
         def to_weeks() -> None:
             derive.build_days(bench, cells, days, derive.days_of_cells(bench, cells))
@@ -253,7 +253,6 @@ def theirs_postgres(events: int) -> Result:
         )
         _load(conn, lake_files(events))
         conn.execute(text("ANALYZE bench_events"))
-        conn.execute(text("SET LOCAL work_mem = '512MB'"))
         query = queries.postgres_sql("bench_events", data.TIMEZONE).replace(":", "\\:")
         result = timed(lambda: conn.execute(text(f"CREATE TABLE bench_weeks AS {query}")) and None)
         conn.execute(text("DROP TABLE bench_events, bench_weeks"))

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
             ge=0,
             validation_alias=AliasChoices("THEON_MOODLE_REREAD_IDS", "moodle_reread_ids"),
             description="Log ids that each reading of a Moodle database goes back: a long "
-            "transaction may show a lower id after a higher one. What is known is not counted twice.",
+            "transaction may show a lower id after a higher one. Known events do not count twice.",
         ),
     ] = 20_000
 

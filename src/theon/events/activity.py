@@ -22,20 +22,38 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _condition(key: str, value: Any) -> str:
+def _condition(key: str, value: Any) -> tuple[str, str]:
+    """A condition and its negation, neither ever null.
+
+    The negation is spelt out because engines push `column IN (…)` into the file reader, and
+    not `NOT coalesce(column NOT IN (…), true)`.
+    """
     columns = set(EVENT_SCHEMA.names)
     if key in columns:
-        return f"{key} IN ({', '.join(map(_text, value))})"
+        values = ", ".join(map(_text, value))
+        return (
+            f"({key} IS NOT NULL AND {key} IN ({values}))",
+            f"({key} IS NULL OR {key} NOT IN ({values}))",
+        )
     if key.removeprefix("not_") in columns:
-        column = key.removeprefix("not_")
-        return f"({column} IS NULL OR {column} NOT IN ({', '.join(map(_text, value))}))"
-    if key.removesuffix("_contains") in columns:
-        return f"contains({key.removesuffix('_contains')}, {_text(value)})"
-    if key.removesuffix("_prefix") in columns:
-        return f"starts_with({key.removesuffix('_prefix')}, {_text(value)})"
-    kinds = {"absent": "{} IS NULL", "present": "{} IS NOT NULL", "true": "{} IS TRUE"}
+        positive, negative = _condition(key.removeprefix("not_"), value)
+        return negative, positive
+    for suffix, function in (("_contains", "contains"), ("_prefix", "starts_with")):
+        column = key.removesuffix(suffix)
+        if column != key and column in columns:
+            found = f"{function}({column}, {_text(value)})"
+            return f"({column} IS NOT NULL AND {found})", f"({column} IS NULL OR NOT {found})"
+    kinds = {
+        "absent": ("IS NULL", "IS NOT NULL"),
+        "present": ("IS NOT NULL", "IS NULL"),
+        "true": ("IS TRUE", "IS NOT TRUE"),
+    }
     if key in kinds and set(value) <= columns:
-        return " AND ".join(kinds[key].format(column) for column in value)
+        positive, negative = kinds[key]
+        return (
+            _join(" AND ", [f"{c} {positive}" for c in value]),
+            _join(" OR ", [f"{c} {negative}" for c in value]),
+        )
     raise InputError(
         f"unknown condition {key!r} = {value!r}",
         where="activity_rules.toml",
@@ -43,10 +61,16 @@ def _condition(key: str, value: Any) -> str:
     )
 
 
-def _any_of(rules: list[Rule]) -> str:
-    """SQL that is true where one of `rules` holds, and never null."""
-    alternatives = [" AND ".join(_condition(k, v) for k, v in rule.items()) for rule in rules]
-    return f"coalesce({' OR '.join(f'({a})' for a in alternatives)}, false)"
+def _join(operator: str, conditions: list[str]) -> str:
+    return conditions[0] if len(conditions) == 1 else f"({operator.join(conditions)})"
+
+
+def _any_of(rules: list[Rule]) -> tuple[str, str]:
+    """SQL that is true where one of `rules` holds, and SQL that is true where none does."""
+    pairs = [[_condition(key, value) for key, value in rule.items()] for rule in rules]
+    holds = _join(" OR ", [_join(" AND ", [yes for yes, _ in rule]) for rule in pairs])
+    fails = _join(" AND ", [_join(" OR ", [no for _, no in rule]) for rule in pairs])
+    return holds, fails
 
 
 @dataclass(frozen=True)
@@ -54,28 +78,29 @@ class ActivityRules:
     """The compiled rules.
 
     Attributes:
-        exclusions: (reason, boolean SQL) in order; the first that holds gives the reason.
+        exclusions: (reason, SQL that holds where it applies, SQL that holds where it does not)
+            in order; the first that applies gives the reason.
         measures: measure name to boolean SQL.
         hash: changes when a rule changes; cells built under another hash are built again.
     """
 
-    exclusions: tuple[tuple[str, str], ...]
+    exclusions: tuple[tuple[str, str, str], ...]
     measures: dict[str, str]
     hash: str
 
     def reason_sql(self) -> str:
         """SQL text expression: null for activity, else why the event does not count."""
-        cases = " ".join(f"WHEN {sql} THEN {_text(reason)}" for reason, sql in self.exclusions)
+        cases = " ".join(f"WHEN {sql} THEN {_text(reason)}" for reason, sql, _ in self.exclusions)
         return f"CASE {cases} END"
 
     def counts_sql(self) -> str:
         """SQL boolean expression: true where the event is activity; cheaper than the reason."""
-        return " AND ".join(f"NOT {sql}" for _, sql in self.exclusions)
+        return " AND ".join(fails for _, _, fails in self.exclusions)
 
     @property
     def reasons(self) -> list[str]:
         """Every reason an event may have for not counting, in order of precedence."""
-        return [reason for reason, _ in self.exclusions]
+        return [reason for reason, _, _ in self.exclusions]
 
 
 def parse_rules(text: str) -> ActivityRules:
@@ -85,8 +110,8 @@ def parse_rules(text: str) -> ActivityRules:
         InputError: a condition or column is unknown.
     """
     data = tomllib.loads(text)
-    exclusions = tuple((e["reason"], _any_of(e["any"])) for e in data["excluded"])
-    measures = {name: _any_of(m["any"]) for name, m in data["measures"].items()}
+    exclusions = tuple((e["reason"], *_any_of(e["any"])) for e in data["excluded"])
+    measures = {name: _any_of(m["any"])[0] for name, m in data["measures"].items()}
     canonical = repr((exclusions, measures))
     return ActivityRules(exclusions, measures, hashlib.sha256(canonical.encode()).hexdigest()[:16])
 

@@ -11,11 +11,15 @@ import psutil
 from theon.settings import Settings
 
 
-def open_engine(settings: Settings) -> duckdb.DuckDBPyConnection:
+def open_engine(settings: Settings, *, ordered: bool = True) -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB that spills to `THEON_HOME/tmp` above its memory limit.
 
-    The connection works in UTC and never fetches extensions from outside. Memory:
-    `engine_memory_mb`; threads: `engine_threads`, or one per core.
+    The connection works in UTC and never fetches extensions from outside.
+
+    Args:
+        settings: memory (`engine_memory_mb`) and threads (`engine_threads`, or one per core).
+        ordered: whether rows must keep the order they were read in; without it files are
+            written by all threads at once.
     """
     spill = _spill_folder(settings.home_dir / "tmp")
     connection = duckdb.connect(
@@ -25,6 +29,7 @@ def open_engine(settings: Settings) -> duckdb.DuckDBPyConnection:
             "autoinstall_known_extensions": "false",
             "threads": str(settings.engine_threads or os.cpu_count() or 1),
             "TimeZone": "UTC",
+            "preserve_insertion_order": str(ordered).lower(),
         }
     )
     connection.execute("SET enable_progress_bar = false")

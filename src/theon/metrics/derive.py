@@ -54,16 +54,21 @@ class Workbench:
         return relative, path
 
 
-def build_cells(bench: Workbench, cells: Manifest, hours: dict[int, int]) -> int:
-    """Compute the cells of `hours` (hour to rough number of events) and put them in `cells`.
+def build_cells(
+    bench: Workbench, cells: Manifest, hours: dict[int, int], *, complete: bool = False
+) -> None:
+    """Compute the cells of `hours` again and put them in `cells`.
 
-    Returns:
-        How many events were read, counted or not.
+    Args:
+        bench: the shared state.
+        cells: the manifest to change.
+        hours: hour to the number of its events, roughly; it bounds the size of one statement.
+        complete: no other hour has an event, so those between need not be left out.
     """
-    read = 0
     with bench.progress.step("Computing cells", sum(hours.values()), "events") as step:
         for chunk in _chunks(hours, CHUNK_EVENTS):
-            events = events_sql(bench.engine, bench.files, chunk, kernel.EVENT_COLUMNS)
+            wanted = list(range(chunk[0], chunk[-1] + 1)) if complete else chunk
+            events = events_sql(bench.engine, bench.files, wanted, kernel.EVENT_COLUMNS)
             relative, path = bench.new_path("cells")
             bench.engine.execute(
                 f"COPY ({kernel.cells_sql(events, bench.rules)}) TO {sql_text(path)} "
@@ -73,9 +78,7 @@ def build_cells(bench: Workbench, cells: Manifest, hours: dict[int, int]) -> int
             if not rows:
                 path.unlink()
             cells.replace(chunk, relative if rows else None, rows)
-            read += sum(hours[h] for h in chunk)
             step.advance(sum(hours[h] for h in chunk))
-    return read
 
 
 def find_changed_cells(

@@ -129,7 +129,7 @@ def save_manifest(conn: Connection, campus_id: int, manifest: Manifest) -> list[
         ),
         who,
     )
-    known: dict[str, int] = {path: number for path, number in found}
+    known: dict[str, int] = {str(path): int(number) for path, number in found}
     for path in paths:
         if path not in known:
             known[path] = conn.execute(

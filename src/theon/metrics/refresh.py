@@ -171,7 +171,7 @@ class _CampusRefresh:
         files = self.lake.files(self.campus.slug, version=version)
         if not files and not changed and not state.cells.dirty and not state.days.parts:
             return  # a campus without events, such as the district itself
-        with open_engine(self.settings) as engine:
+        with open_engine(self.settings, ordered=False) as engine:
             bench = derive.Workbench(
                 engine,
                 self.settings.home_dir,
@@ -182,7 +182,7 @@ class _CampusRefresh:
                 files,
             )
             hours = hours_of_files(bench, changed)
-            self._derive(bench, state, hours, all_days=all_days)
+            self._derive(bench, state, hours, all_cells=all_cells, all_days=all_days)
             written = self._publish(bench, state, version, stale)
         self.checkpoint("committed")
         analyze_tables(
@@ -234,11 +234,18 @@ class _CampusRefresh:
             )
 
     def _derive(
-        self, bench: derive.Workbench, state: _State, hours: dict[int, int], *, all_days: bool
+        self,
+        bench: derive.Workbench,
+        state: _State,
+        hours: dict[int, int],
+        *,
+        all_cells: bool,
+        all_days: bool,
     ) -> None:
         """Cells and days; leaves `changed_days` in the engine unless all days are new."""
         cells_before = state.cells.live_sql(bench.home, set(hours))
-        derive.build_cells(bench, state.cells, hours)
+        first = all_cells or not state.cells.parts
+        derive.build_cells(bench, state.cells, hours, complete=first)
         self.checkpoint("cells written")
         if all_days:
             state.days.clear()
@@ -361,9 +368,7 @@ def affected_keys(bench: derive.Workbench, metric: Metric) -> pa.Table:
     return keys
 
 
-def metric_sql(
-    bench: derive.Workbench, metric: Metric, days: str, *, restricted: bool
-) -> str:
+def metric_sql(bench: derive.Workbench, metric: Metric, days: str, *, restricted: bool) -> str:
     """SQL of a definition over `days` (SQL), or over those that agree with `keys_`.
 
     Returns:
