@@ -1,7 +1,6 @@
 """The README's table of measurements says what `bench/results.json` says."""
 
 import pytest
-
 from bench import report
 
 LINE = {
@@ -38,11 +37,11 @@ def test_runs_of_another_size_or_machine_are_tables_of_their_own():
 
 
 def test_the_readme_changes_between_the_marks_only():
-    readme = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    readme = f"before\n{report.BEGIN}\nyesterday\n{report.END}\nafter\n"
     once = report.filled(readme, {"lines": [LINE]})
     assert once.startswith(f"before\n{report.BEGIN}\n20,000,000")
     assert once.endswith(f"| yes |\n{report.END}\nafter\n")
-    assert "old" not in once
+    assert "yesterday" not in once
     assert report.filled(once, {"lines": [LINE]}) == once
 
 
