@@ -110,17 +110,26 @@ def _refresh(theon: Theon, *, rebuild: bool = False) -> Any:
 
 
 def ours_late(events: int) -> Result:
-    """A thousand late events in fifty hours drawn from the whole period, then a refresh."""
+    """A thousand late events of the last fifty hours with events, then a refresh."""
+    return _late(events, lambda draw, hours: hours[-LATE_HOURS:])
+
+
+def ours_late_scattered(events: int) -> Result:
+    """A thousand late events in fifty hours drawn from the whole history, then a refresh."""
+    return _late(events, lambda draw, hours: draw.sample(hours, LATE_HOURS))
+
+
+def _late(events: int, choose: Callable[[random.Random, list[int]], list[int]]) -> Result:
     with open_theon(settings(events)) as theon:
         refresh(theon.store, theon.lake, theon.settings)
-        late = _late_events(theon)
+        late = _late_events(theon, choose)
         theon.lake.append(late, data.CAMPUS)
         found = timed(lambda: {"hours": _refresh(theon).hours})
     assert found["hours"] == LATE_HOURS, found
     return found
 
 
-def _late_events(theon: Theon) -> Path:
+def _late_events(theon: Theon, choose: Callable[[random.Random, list[int]], list[int]]) -> Path:
     draw = random.Random(time.time_ns())  # noqa: S311 - rows to measure with, no secret
     with theon.store.transaction(Scope.district()) as conn:
         people = conn.execute(
@@ -129,7 +138,7 @@ def _late_events(theon: Theon) -> Path:
         hours = conn.execute(
             text("SELECT period FROM theon.derived_parts WHERE dataset = 'cells'")
         ).scalars()
-        chosen = draw.sample(sorted(hours), LATE_HOURS)
+        chosen = choose(draw, sorted(hours))
     rows = []
     for n in range(LATE_EVENTS):
         user, course = draw.choice(people)
@@ -289,6 +298,7 @@ TASKS: dict[str, Callable[[int], Result]] = {
         ours_rebuild,
         ours_refresh,
         ours_late,
+        ours_late_scattered,
         ours_kernel,
         ours_weeks,
         theirs_duckdb,

@@ -30,6 +30,7 @@ def open_engine(settings: Settings, *, ordered: bool = True) -> duckdb.DuckDBPyC
             "threads": str(settings.engine_threads or os.cpu_count() or 1),
             "TimeZone": "UTC",
             "preserve_insertion_order": str(ordered).lower(),
+            "parquet_metadata_cache": "true",
         }
     )
     connection.execute("SET enable_progress_bar = false")

@@ -69,20 +69,19 @@ def events_sql(
     if reports:
         keys = ["event_id", "source", "occurred_at", "user_id", "course_id", "event_name"]
         read += [c for c in [*keys, "real_user_id", "origin", "ip"] if c not in read]
-    wanted = set(hours)
-    selects = []
-    for low, high in ranges:
-        paths = [f.path for f in _overlapping(files, low, high)]
-        if not paths:
-            continue
-        where = f"occurred_at >= {_instant(low)} AND occurred_at < {_instant(high)}"
-        inside = [h for h in range(low, high) if h in wanted]
-        if len(inside) < high - low:
-            where += f" AND epoch_us(occurred_at) // 3600000000 IN ({', '.join(map(str, inside))})"
-        selects.append(
-            f"SELECT {', '.join(read)} FROM "
-            f"read_parquet({sql_list(paths)}, hive_partitioning = false) WHERE {where}"
-        )
+    by_condition: dict[str, list[str]] = {}
+    for file in files:
+        inside = [r for r in ranges if _overlaps(file, *r)]
+        if inside:
+            condition = " OR ".join(_within(*r) for r in inside)
+            by_condition.setdefault(condition, []).append(file.path)
+    # One statement part per set of ranges: a file is opened once, its row groups are skipped by
+    # statistics.
+    selects = [
+        f"SELECT {', '.join(read)} FROM read_parquet({sql_list(paths)}, hive_partitioning = false)"
+        f" WHERE ({condition})" + _exactly(hours, ranges)
+        for condition, paths in by_condition.items()
+    ]
     if not selects:
         nothing = ", ".join(f"NULL AS {c}" for c in columns)
         return f"SELECT {nothing} WHERE false"
@@ -94,19 +93,27 @@ def _instant(hour: int) -> str:
     return f"make_timestamptz({hour * HOUR_S * 1_000_000})"
 
 
-def _overlapping(files: list[LakeFile], low: int, high: int) -> list[LakeFile]:
-    return [
-        f
-        for f in files
-        if f.first_at.timestamp() < high * HOUR_S and f.last_at.timestamp() >= low * HOUR_S
-    ]
+def _within(low: int, high: int) -> str:
+    return f"(occurred_at >= {_instant(low)} AND occurred_at < {_instant(high)})"
+
+
+def _exactly(hours: list[int], ranges: list[tuple[int, int]]) -> str:
+    """SQL that leaves out hours which the ranges cover and nobody asked for."""
+    wanted = set(hours)
+    if sum(high - low for low, high in ranges) == len(wanted):
+        return ""
+    return f" AND epoch_us(occurred_at) // 3600000000 IN ({', '.join(map(str, sorted(wanted)))})"
+
+
+def _overlaps(file: LakeFile, low: int, high: int) -> bool:
+    return file.first_at.timestamp() < high * HOUR_S and file.last_at.timestamp() >= low * HOUR_S
 
 
 def _has_reports(
     engine: duckdb.DuckDBPyConnection, files: list[LakeFile], ranges: list[tuple[int, int]]
 ) -> bool:
     """Whether one of the files that overlap the ranges holds report rows."""
-    paths = sorted({f.path for low, high in ranges for f in _overlapping(files, low, high)})
+    paths = [f.path for f in files if any(_overlaps(f, low, high) for low, high in ranges)]
     if not paths:
         return False
     found = engine.sql(

@@ -22,6 +22,7 @@ from theon.metrics.catalog import Metric, load_catalog
 from theon.metrics.manifest import Manifest, load_manifest, save_manifest, sweep
 from theon.metrics.publish import publish
 from theon.metrics.tables import analyze_tables, ensure_tables, swap_views
+from theon.metrics.window import EPOCH, last_day
 from theon.observability.progress import ProgressReporter, SilentProgress
 from theon.roster.campuses import Campus, list_campuses
 from theon.settings import Settings
@@ -275,7 +276,10 @@ class _CampusRefresh:
                         if keys.num_rows == 0:
                             step.advance()
                             continue
-                    rows = metric_rows(bench, metric, everything, restricted=keys is not None)
+                    days = everything
+                    if keys is not None:
+                        days = state.days.live_sql(bench.home, _days_of_keys(metric, keys))
+                    rows = metric_rows(bench, metric, days, restricted=keys is not None)
                     written[name] = publish(
                         conn,
                         metric,
@@ -366,6 +370,16 @@ def affected_keys(bench: derive.Workbench, metric: Metric) -> pa.Table:
     ).fetchall()
     keys: pa.Table = bench.engine.sql("SELECT * FROM keys_").to_arrow_table()
     return keys
+
+
+def _days_of_keys(metric: Metric, keys: pa.Table) -> set[int]:
+    """Every day (since 1970) of the periods in `keys`."""
+    days: set[int] = set()
+    for start in keys[metric.period_column].unique().to_pylist():
+        assert start is not None  # noqa: S101 - a key column
+        first = (start - EPOCH).days
+        days.update(range(first, (last_day(start, metric.period) - EPOCH).days + 1))
+    return days
 
 
 def metric_sql(bench: derive.Workbench, metric: Metric, days: str, *, restricted: bool) -> str:

@@ -60,12 +60,15 @@ def _midnight(day: date, timezone: str) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(timezone)).astimezone(UTC)
 
 
+def last_day(start: date, period: str) -> date:
+    """The last day of the day, week or month that begins at `start`."""
+    if period == "day":
+        return start
+    if period == "week":
+        return start + timedelta(days=6)
+    return (start.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+
+
 def period_window(campus: Campus, start: date, period: str, session_limit_s: int) -> Window:
     """The window of the day, week or month that begins at `start`."""
-    if period == "day":
-        last = start
-    elif period == "week":
-        last = start + timedelta(days=6)
-    else:
-        last = (start.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
-    return Window(campus, start, last, session_limit_s)
+    return Window(campus, start, last_day(start, period), session_limit_s)
