@@ -111,7 +111,7 @@ def _refresh(theon: Theon, *, rebuild: bool = False) -> Any:
 
 def ours_late(events: int) -> Result:
     """A thousand late events of the last fifty hours with events, then a refresh."""
-    return _late(events, lambda draw, hours: hours[-LATE_HOURS:])
+    return _late(events, lambda _, hours: hours[-LATE_HOURS:])
 
 
 def ours_late_scattered(events: int) -> Result:

@@ -24,7 +24,7 @@ from theon.store.scope import Scope
 
 pytestmark = pytest.mark.real_data
 LONDON = ZoneInfo("Europe/London")
-RESOURCES = "resource url folder page book imscp h5pactivity scorm".split()
+RESOURCES = ["resource", "url", "folder", "page", "book", "imscp", "h5pactivity", "scorm"]
 SOURCES: dict[str, dict[str, Any]] = {
     "log": {"location": "logstore_standard_log_43.csv.gz", "format": "moodle-logstore"},
     "course": {"location": "report_log_course.csv", "format": "moodle-report", "course": "6"},
