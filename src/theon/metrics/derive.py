@@ -67,7 +67,9 @@ def build_cells(
         hours: hour to the number of its events, roughly; it bounds the size of one statement.
         complete: no other hour has an event, so those between need not be left out.
     """
-    with bench.progress.step("Computing cells", sum(hours.values()), "events") as step:
+    with bench.progress.step(
+        f"Computing cells ({bench.campus.slug})", sum(hours.values()), "events"
+    ) as step:
         for chunk in _chunks(hours, CHUNK_EVENTS):
             wanted = list(range(chunk[0], chunk[-1] + 1)) if complete else chunk
             events = events_sql(bench.engine, bench.files, wanted, kernel.EVENT_COLUMNS)
@@ -126,7 +128,7 @@ def days_of_cells(bench: Workbench, cells: Manifest) -> set[int]:
 def build_days(bench: Workbench, cells: Manifest, days: Manifest, wanted: set[int]) -> None:
     """Compute `wanted` days again from their cells and put them in `days`."""
     sizes = {day: max(1, cells.rows(_hours_of_day(day, bench.campus.timezone))) for day in wanted}
-    with bench.progress.step("Adding up days", len(wanted), "days") as step:
+    with bench.progress.step(f"Adding up days ({bench.campus.slug})", len(wanted), "days") as step:
         for chunk in _chunks(sizes, CHUNK_CELLS):
             needed: set[int] = set()
             for day in chunk:

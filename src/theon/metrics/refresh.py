@@ -170,7 +170,7 @@ class _CampusRefresh:
         if not changed and not stale and version == state.lake_version:
             return
         files = self.lake.files(self.campus.slug, version=version)
-        if not files and not changed and not state.cells.dirty and not state.days.parts:
+        if not files and not changed and not state.definitions:
             return  # a campus without events, such as the district itself
         with open_engine(self.settings, ordered=False) as engine:
             bench = derive.Workbench(
@@ -268,7 +268,9 @@ class _CampusRefresh:
         everything = state.days.live_sql(bench.home)
         with self.store.transaction(Scope(self.campus.slug)) as conn:
             self._lock(conn, state.generation)
-            with self.progress.step("Publishing metrics", len(self.catalog), "metrics") as step:
+            with self.progress.step(
+                f"Publishing metrics ({self.campus.slug})", len(self.catalog), "metrics"
+            ) as step:
                 for name, metric in self.catalog.items():
                     keys = None
                     if name not in stale:

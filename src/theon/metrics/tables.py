@@ -46,17 +46,16 @@ def current_versions(conn: Connection) -> dict[str, int]:
 
 
 def swap_views(store: Store, catalog: dict[str, Metric]) -> list[str]:
-    """Move the views of raised versions that every refreshed campus has; returns their names."""
+    """Move the views of raised versions that every published campus has; returns their names."""
     with store.transaction(Scope.district()) as conn:
         shown = current_versions(conn)
-        behind = conn.execute(
-            text(
-                "SELECT s.campus_id, m.metric, m.version FROM theon.refresh_state s"
-                " LEFT JOIN theon.metric_versions m USING (campus_id)"
-            )
+        # A campus that never published anything, such as the district itself, is waited for by
+        # nobody.
+        published = conn.execute(
+            text("SELECT campus_id, metric, version FROM theon.metric_versions")
         ).all()
-    campuses = {campus for campus, _, _ in behind}
-    ready = {(campus, metric, version) for campus, metric, version in behind}
+    campuses = {campus for campus, _, _ in published}
+    ready = {(campus, metric, version) for campus, metric, version in published}
     swap = [
         m
         for m in catalog.values()
