@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -145,12 +146,19 @@ def metrics_explain(
     for sentence in found.sentences:
         typer.echo(sentence)
     typer.echo("")
-    typer.echo(json.dumps(found.value, default=str, indent=2))
+    typer.echo(json.dumps(found.value, default=_shown, indent=2, ensure_ascii=False))
     if found.events.num_rows:
         typer.echo("")
         typer.echo("\t".join(found.events.column_names))
         for row in zip(*(column.to_pylist() for column in found.events.columns), strict=True):
             typer.echo("\t".join("" if cell is None else str(cell) for cell in row))
+
+
+def _shown(value: object) -> str:
+    """A date or instant as the export writes it."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value)
 
 
 @metrics_app.command("verify")
