@@ -199,7 +199,7 @@ def test_a_kill_between_any_two_steps_changes_no_number(
 
 
 @relaxed
-@given(drawn=events, limit_s=st.sampled_from([900, 1200, 1799, 3600, 7200]))
+@given(drawn=events, limit_s=st.sampled_from([900, 1200, 1799, 7200, 86_400]))
 def test_another_session_limit_needs_no_event_and_equals_a_rebuild(
     make_district: Callable[[], District], drawn: list[Any], limit_s: int
 ) -> None:
@@ -228,6 +228,38 @@ def test_late_events_reopen_only_their_hours(district: District) -> None:
     assert (summary.hours, summary.days) == (1, 1)
     assert summary.events < 10
     assert summary.rows_written["user_course_week"] == 1
+
+
+def test_a_late_event_reaches_the_day_after_the_next_under_a_long_limit(
+    district: District,
+) -> None:
+    """With a limit of a day, an event at five to midnight ends its gap two dates on."""
+    district.settings = district.settings.model_copy(update={"session_limit_s": 86_400})
+    campus = district.campus("UTC")
+    midnight = int(datetime(2026, 11, 10, tzinfo=UTC).timestamp())
+    district.put(campus, [{"id": f"moodle:{n}", "at": midnight + n} for n in (43_000, 86_000)])
+    district.refresh(campus)
+    district.put(campus, [{"id": "moodle:late", "at": midnight - 300}])
+    district.refresh(campus)
+    late = district.all_rows(campus)
+    district.refresh(campus, rebuild=True)
+    assert late == district.all_rows(campus)
+    assert [r["time_spent_s"] for r in district.rows(campus, "user_day")] == [0, 86_300]
+
+
+def test_clocks_that_change_at_midnight_lose_no_hour(district: District) -> None:
+    """Sao Paulo, February 2018: at midnight it was 23:00 again, still the 17th."""
+    campus = district.campus("America/Sao_Paulo")
+    first_23 = int(datetime(2018, 2, 18, 1, 0, tzinfo=UTC).timestamp())
+    rows = [{"id": f"moodle:{n}", "at": first_23 + 900 * n} for n in range(12)]
+    district.put(campus, rows[::2])
+    district.refresh(campus)
+    district.put(campus, rows[1::2])
+    district.refresh(campus)
+    assert [(r["day"].day, r["total_actions"]) for r in district.rows(campus, "user_day")] == [
+        (17, 8),
+        (18, 4),
+    ]
 
 
 def test_a_second_refresh_does_nothing(district: District) -> None:

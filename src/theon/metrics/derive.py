@@ -1,6 +1,7 @@
 """Build the derived datasets of one campus: cells for dirty hours, days for reopened days."""
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 from zoneinfo import ZoneInfo
@@ -22,6 +23,8 @@ CHUNK_EVENTS = 3_000_000
 CHUNK_CELLS = 2_000_000
 # In order of the period, in small row groups: who wants a few periods skips the rest.
 FILE_FORMAT = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 30720"
+# No clock is moved by more; days are cut by the engine's calendar, this only bounds what is read.
+MARGIN_HOURS = 2
 SLOTS_PER_HOUR = kernel.HOUR_S // SLOT_S
 DAY_S = 86_400
 
@@ -107,9 +110,10 @@ def reopened_days(bench: Workbench) -> set[int]:
     the next day if it begins within the session limit.
     """
     reach = bench.session_limit_s // SLOT_S + 1
-    slots = f"SELECT slot FROM changed_cells UNION SELECT slot + {reach} FROM changed_cells"
+    zone = bench.campus.timezone
+    first, last = kernel.local_day_sql("slot", zone), kernel.local_day_sql(f"slot + {reach}", zone)
     found = bench.engine.sql(
-        f"SELECT DISTINCT day FROM ({kernel.slot_days_sql(slots, bench.campus.timezone)})"
+        f"SELECT DISTINCT unnest(range({first}, {last} + 1)) FROM changed_cells"
     ).fetchall()
     return {day for (day,) in found}
 
@@ -183,14 +187,12 @@ def _difference(
 
 
 def _hours_of_day(day: int, timezone: str) -> range:
-    """The UTC hours a local day touches."""
-    from datetime import datetime, timedelta  # noqa: PLC0415 - leaf
-
+    """The UTC hours a local day touches, and a few more where clocks change around midnight."""
     zone = ZoneInfo(timezone)
     start = datetime(1970, 1, 1, tzinfo=zone) + timedelta(days=day)
     end = datetime(1970, 1, 1, tzinfo=zone) + timedelta(days=day + 1)
     low, high = int(start.timestamp()), int(end.timestamp())
-    return range(low // kernel.HOUR_S, -(-high // kernel.HOUR_S))
+    return range(low // kernel.HOUR_S - MARGIN_HOURS, -(-high // kernel.HOUR_S) + MARGIN_HOURS)
 
 
 def _make_slot_days(bench: Workbench, days: list[int]) -> None:

@@ -123,7 +123,11 @@ def slot_days_sql(slots: str, timezone: str) -> str:
         slots: SQL giving `slot`; quarter hours fit every time zone's midnight.
         timezone: IANA name.
     """
-    return (
-        f"SELECT slot, (timezone('{timezone}', make_timestamptz(slot::BIGINT * "
-        f"{SLOT_S * 1_000_000}))::DATE - DATE '1970-01-01')::INTEGER AS day FROM ({slots})"
-    )
+    return f"SELECT slot, {local_day_sql('slot', timezone)} AS day FROM ({slots})"
+
+
+def local_day_sql(slot: str, timezone: str) -> str:
+    """SQL expression: the local day, as days since 1970, in which the slot `slot` begins."""
+    # A slot's microseconds do not fit the 32 bits that slots are kept in.
+    at = f"make_timestamptz(({slot})::BIGINT * {SLOT_S * 1_000_000})"
+    return f"(timezone('{timezone}', {at})::DATE - DATE '1970-01-01')::INTEGER"
