@@ -48,7 +48,7 @@ def open_theon(settings: Settings) -> Theon:
     """
     home = settings.home_dir
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)  # ids and addresses are inside
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(
             "THEON_HOME is not a folder",

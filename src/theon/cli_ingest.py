@@ -40,6 +40,7 @@ def ingest(
     """Read events into the lake; what is there already is recognised, never counted twice.
 
     Example: theon ingest logstore_standard_log.csv.gz --format moodle-logstore --campus lincoln
+
     Example: theon ingest mysql://reader@db/moodle --format moodle-db --campus lincoln
     """
     from theon.intake.pipeline import ingest as run_ingest  # noqa: PLC0415

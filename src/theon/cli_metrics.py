@@ -176,8 +176,11 @@ def metrics_verify(
             theon.store, theon.lake, theon.settings, campus=campus, progress=cli_common.progress()
         )
     for difference in report.differences:
-        typer.echo(str(difference))
-    typer.echo(f"{report.rows_compared:,} rows compared, {len(report.differences):,} differ")
+        typer.echo(difference.sentence())
+    more = report.rows_different - len(report.differences)
+    if more:
+        typer.echo(f"… and {more:,} more")
+    typer.echo(f"{report.rows_compared:,} rows compared, {report.rows_different:,} differ")
     if not report.ok:
         typer.echo("Mend them with `theon metrics refresh --rebuild`.", err=True)
         raise typer.Exit(1)

@@ -14,7 +14,11 @@ SLOT_S = 900
 class Settings(BaseSettings):
     """Theon's settings. Each comes from the environment variable named as its alias."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        extra="ignore",
+        populate_by_name=True,
+        case_sensitive=True,  # or the field `home` would take $HOME, and `host` $HOST
+    )
 
     home: Annotated[
         Path,

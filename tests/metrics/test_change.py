@@ -1,5 +1,6 @@
 """X4 and D3: a changed definition recomputes history; outcomes are not the refresh's to touch."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -160,6 +161,22 @@ def test_a_refresh_that_is_always_overtaken_gives_up_in_words(
 
     with pytest.raises(ConflictError, match="kept refreshing the same campus"):
         district.refresh(campus, rebuild=True, checkpoint=other_worker)
+
+
+@pytest.mark.parametrize("dataset", ["cells", "days", ""])
+def test_lost_derived_files_are_computed_again(
+    district: District, campus: str, dataset: str
+) -> None:
+    """Cells and days are no source of truth: without them a refresh makes them anew."""
+    before = district.all_rows(campus)
+    shutil.rmtree(district.settings.home_dir / "derived" / campus / dataset)
+    rows = read_given(FOLDERS[0])
+    district.put(campus, [{**rows[0], "id": "moodle:late", "user_id": "12"}])
+    district.refresh(campus)
+    after = district.all_rows(campus)
+    assert after != before
+    district.refresh(campus, rebuild=True)
+    assert district.all_rows(campus) == after
 
 
 def test_an_unknown_condition_in_the_rules_is_refused() -> None:

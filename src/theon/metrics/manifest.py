@@ -50,6 +50,10 @@ class Manifest:
         if path is not None:
             self.file_rows[path] = sum(rows.values())
 
+    def lost_files(self, home: Path) -> int:
+        """How many files the manifest points at are not there: all can be computed again."""
+        return sum(not (home / path).is_file() for path in {p for p, _ in self.parts.values()})
+
     def clear(self) -> None:
         """Forget every period: all is to be built again."""
         self.dirty |= set(self.parts)

@@ -151,7 +151,10 @@ class _CampusRefresh:
 
     def _attempt(self, summary: RefreshSummary, *, rebuild: bool) -> None:
         state = self._load_state()
-        all_cells = rebuild or state.rules_hash != self.rules.hash
+        home = self.settings.home_dir
+        all_cells = (
+            rebuild or state.rules_hash != self.rules.hash or state.cells.lost_files(home) > 0
+        )
         if all_cells:
             state.cells.clear()
         changed, version = self.lake.changes(
@@ -159,6 +162,7 @@ class _CampusRefresh:
         )
         all_days = (
             all_cells
+            or state.days.lost_files(home) > 0
             or state.timezone != self.campus.timezone
             or state.session_limit_s != self.settings.session_limit_s
         )
