@@ -22,7 +22,7 @@ from sqlalchemy import text
 from bench import data, queries
 from theon.bootstrap import Theon, open_theon
 from theon.events.activity import load_rules
-from theon.events.schema import EVENT_SCHEMA
+from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
 from theon.intake.pipeline import ingest
 from theon.lake.engine import open_engine, sql_list
 from theon.metrics import derive
@@ -38,6 +38,15 @@ from theon.store.scope import Scope
 Result = dict[str, Any]
 LATE_EVENTS = 1_000
 LATE_HOURS = 50
+ROW_SCHEMA = pa.schema([f for f in EVENT_SCHEMA if f.name not in PARTITION_COLUMNS])
+POSTGRES_TYPES = {
+    pa.string(): "text",
+    pa.timestamp("us", tz="UTC"): "timestamptz",
+    pa.int16(): "smallint",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.bool_(): "boolean",
+}
 
 
 def settings(events: int, **changes: Any) -> Settings:
@@ -157,10 +166,9 @@ def _late_events(theon: Theon, choose: Callable[[random.Random, list[int]], list
                 "anonymous": False,
             }
         )
-    schema = pa.schema([f for f in EVENT_SCHEMA if f.name not in ("campus", "month")])
     path = data.FOLDER / "late.parquet"
-    full = [{**dict.fromkeys(schema.names), **row} for row in rows]
-    pq.write_table(pa.Table.from_pylist(full, schema), path)
+    full = [{**dict.fromkeys(ROW_SCHEMA.names), **row} for row in rows]
+    pq.write_table(pa.Table.from_pylist(full, ROW_SCHEMA), path)
     return path
 
 
@@ -253,13 +261,9 @@ def theirs_clickhouse(events: int) -> Result:
 def theirs_postgres(events: int) -> Result:
     with open_theon(settings(events)) as theon, theon.store.owner_transaction() as conn:
         conn.execute(text("DROP TABLE IF EXISTS bench_events, bench_weeks"))
-        conn.execute(
-            text(
-                "CREATE TABLE bench_events (occurred_at timestamptz, user_id text, course_id text,"
-                " event_name text, component text, action text, origin text, anonymous boolean,"
-                " real_user_id text)"
-            )
-        )
+        # The whole rows of the same files, as Moodle's own table has them.
+        columns = ", ".join(f"{f.name} {POSTGRES_TYPES[f.type]}" for f in ROW_SCHEMA)
+        conn.execute(text(f"CREATE TABLE bench_events ({columns})"))
         _load(conn, lake_files(events))
         conn.execute(text("ANALYZE bench_events"))
         query = queries.postgres_sql("bench_events", data.TIMEZONE).replace(":", "\\:")
@@ -269,11 +273,10 @@ def theirs_postgres(events: int) -> Result:
 
 
 def _load(conn: Any, files: list[str]) -> None:
-    columns = list(derive.kernel.EVENT_COLUMNS)
     with duckdb.connect() as engine:
         engine.execute("SET TimeZone = 'UTC'").fetchall()
         reader = engine.sql(
-            f"SELECT {', '.join(columns)} "
+            f"SELECT {', '.join(ROW_SCHEMA.names)} "
             f"FROM read_parquet({sql_list(files)}, hive_partitioning = false)"
         ).to_arrow_reader(65_536)
         copy_in(conn, "bench_events", reader)
