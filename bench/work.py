@@ -57,7 +57,7 @@ def settings(events: int, **changes: Any) -> Settings:
 def lake_files(events: int) -> list[str]:
     """The lake's data files, for those who read them without Theon."""
     folder = data.home(events) / "lake" / "events"
-    return sorted(str(p) for p in folder.glob("campus=*/month=*/*.parquet"))
+    return sorted(str(p) for p in folder.glob("campus=*/*.parquet"))
 
 
 def timed(function: Callable[[], Result | None]) -> Result:
@@ -239,7 +239,7 @@ def theirs_clickhouse(events: int) -> Result:
     from chdb import session  # noqa: PLC0415 - a bench dependency
 
     folder = data.home(events) / "lake" / "events"
-    source = f"file('{folder}/*/*/*.parquet', Parquet)"
+    source = f"file('{folder}/*/*.parquet', Parquet)"
     query = queries.clickhouse_sql(source, data.TIMEZONE)
     database = session.Session()
     result = timed(

@@ -16,7 +16,7 @@ from theon.lake.resolved import events_sql, hour_ranges
 from theon.lake.table import EventLake
 from theon.settings import Settings
 
-STAGED = pa.schema([f for f in EVENT_SCHEMA if f.name not in ("campus", "month")])
+STAGED = pa.schema([f for f in EVENT_SCHEMA if f.name != "campus"])
 AT = int(datetime(2026, 9, 30, 23, 30, tzinfo=UTC).timestamp())
 
 
@@ -104,14 +104,12 @@ def test_changes_name_the_files_since_a_version(settings: Settings, tmp_path: Pa
     assert now == version + 2
 
 
-def test_months_are_partitions_that_any_delta_reader_understands(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_any_delta_reader_understands_the_table(settings: Settings, tmp_path: Path) -> None:
     """The table is plain Delta: another engine reads the same rows from it."""
     lake = EventLake(settings)
     lake.append(stage(tmp_path / "a", [str(n) for n in range(60)]), "north")  # into October
     table = DeltaTable(str(lake.path)).to_pyarrow_table()
-    assert sorted(set(table["month"].to_pylist())) == ["2026-09", "2026-10"]
+    assert set(table["campus"].to_pylist()) == {"north"}
     assert table.schema.names == EVENT_SCHEMA.names
     assert table.num_rows == 60
 

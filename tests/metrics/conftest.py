@@ -22,7 +22,7 @@ from theon.store.engine import Store
 from theon.store.scope import Scope
 
 Row = dict[str, Any]
-STAGED = pa.schema([f for f in EVENT_SCHEMA if f.name not in ("campus", "month")])
+STAGED = pa.schema([f for f in EVENT_SCHEMA if f.name != "campus"])
 DEFAULTS: Row = {
     "source": "moodle-log",
     "user_id": "5",

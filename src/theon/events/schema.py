@@ -10,7 +10,6 @@ import pyarrow as pa
 
 _FIELDS: "list[pa.Field[Any]]" = [
     pa.field("campus", pa.string(), nullable=False),  # campus slug; partition
-    pa.field("month", pa.string(), nullable=False),  # 'YYYY-MM' of occurred_at in UTC; partition
     pa.field("event_id", pa.string(), nullable=False),  # unique in a campus
     pa.field("source", pa.string(), nullable=False),  # 'moodle-log' or 'moodle-report'
     pa.field("occurred_at", pa.timestamp("us", tz="UTC"), nullable=False),
@@ -37,6 +36,6 @@ _FIELDS: "list[pa.Field[Any]]" = [
 
 EVENT_SCHEMA = pa.schema(_FIELDS)
 
-PARTITION_COLUMNS = ["campus", "month"]
+PARTITION_COLUMNS = ["campus"]
 SOURCE_MOODLE_LOG = "moodle-log"  # logstore file or database; event_id 'moodle:<log id>'
 SOURCE_MOODLE_REPORT = "moodle-report"  # event_id 'report:<hash>:<n>' or '…@<course>'

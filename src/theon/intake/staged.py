@@ -100,10 +100,10 @@ def copy_to_parquet(
     `step`, if given, counts to 100 (per cent of the source read).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The staged file lives for a minute: quick to write and read matters more than small.
+    # As the lake stores its files: where nothing has to be left out, this one becomes one.
     sql = (
         f"COPY ({query}) TO {sql_text(path)} "
-        f"(FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
     )
     if step is None:
         found = engine.execute(sql).fetchone()

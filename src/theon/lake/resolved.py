@@ -29,6 +29,9 @@ _NATURAL_KEY = (
     "epoch_us(occurred_at) // 1000000, user_id, event_name, real_user_id IS NULL, origin, ip"
 )
 
+# `report:<hash>:<n>@<course>`: the n-th of the rows that say the same.
+_REPORT_NUMBER = "try_cast(split_part(split_part(event_id, '@', 1), ':', 3) AS INTEGER)"
+
 
 def hour_ranges(hours: list[int], limit: int = MAX_RANGES) -> list[tuple[int, int]]:
     """Cover `hours` by at most `limit` ranges [from, to), joining the nearest neighbours."""
@@ -129,7 +132,9 @@ def _resolve(union: str, columns: list[str]) -> str:
     SELECT {", ".join(columns)} FROM (
         SELECT *,
             count(*) FILTER (NOT ({report})) OVER (PARTITION BY {_NATURAL_KEY}) AS log_rows_,
-            row_number() OVER (PARTITION BY {_NATURAL_KEY}, {report} ORDER BY event_id) AS number_
+            row_number() OVER (
+                PARTITION BY {_NATURAL_KEY}, {report} ORDER BY {_REPORT_NUMBER}, event_id
+            ) AS number_
         FROM (
             SELECT * FROM ({union})
             QUALIFY NOT ({report}) OR row_number() OVER (

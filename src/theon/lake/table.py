@@ -7,6 +7,7 @@ to be written in two places, and a crash after a commit loses nothing.
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
@@ -140,8 +142,8 @@ class EventLake:
         """Append the events of the Parquet file `staged` that the lake does not hold yet.
 
         Args:
-            staged: has the columns of `EVENT_SCHEMA`; `campus` and `month` may be missing
-                and are worked out. Any number of rows; memory stays bounded.
+            staged: has the columns of `EVENT_SCHEMA` except `campus`; in the order of time
+                as far as may be. Any number of rows; memory stays bounded.
             campus: slug of the campus they belong to.
             progress: gets one step, in events.
 
@@ -173,17 +175,15 @@ class EventLake:
         progress: ProgressReporter,
     ) -> AppendResult:
         table = self._table()
-        months = _months(engine, staged)
-        total = sum(m.rows for m in months)
-        known_files = _files(table, self.path, campus)
+        batch = _describe(engine, staged)
         written: list[AddAction] = []
         committed = False
         try:
-            with progress.step(f"Appending to the lake ({campus})", total, "events") as step:
-                for month in months:
-                    action = _write_month(engine, self.path, staged, campus, month, known_files)
-                    written += [action] if action else []
-                    step.advance(month.rows)
+            with progress.step(f"Appending to the lake ({campus})", batch.rows, "events") as step:
+                known_files = _files(table, self.path, campus)
+                action = _write_new(engine, self.path, staged, campus, batch, known_files)
+                written += [action] if action else []
+                step.advance(batch.rows)
             new = sum(json.loads(a.stats)["numRecords"] for a in written)
             if written:
                 # The fence: of two commits of one campus that were prepared against the same
@@ -202,111 +202,91 @@ class EventLake:
             if not committed:
                 for action in written:
                     (self.path / action.path).unlink(missing_ok=True)
-        return AppendResult(new, total - new, self.version())
+        return AppendResult(new, batch.rows - new, self.version())
 
 
 @dataclass(frozen=True)
-class _Month:
-    name: str  # 'YYYY-MM', UTC
+class _Batch:
     rows: int
     first_at: datetime
     last_at: datetime
+    unique: bool  # no event id is in it twice
 
 
-def _months(engine: duckdb.DuckDBPyConnection, staged: Path) -> list[_Month]:
-    """What months the staged events fall into, in order."""
+def _describe(engine: duckdb.DuckDBPyConnection, staged: Path) -> _Batch:
+    """How many events are staged, and when they happened."""
     source = f"read_parquet({sql_text(staged)})"
     missing = set(EVENT_SCHEMA.names) - set(PARTITION_COLUMNS)
     missing -= set(engine.sql(f"SELECT * FROM {source}").columns)
     if missing:
         raise InputError(f"staged events lack the columns {sorted(missing)}", where=str(staged))
-    rows = engine.sql(
-        "SELECT strftime(occurred_at, '%Y-%m') AS name, count(*), epoch_us(min(occurred_at)), "
-        f"epoch_us(max(occurred_at)) FROM {source} GROUP BY name ORDER BY name"
+    [(rows, low, high, unique)] = engine.sql(
+        "SELECT count(*), coalesce(epoch_us(min(occurred_at)), 0), "
+        "coalesce(epoch_us(max(occurred_at)), 0), "
+        f"count(*) = count(DISTINCT hash(event_id)) FROM {source}"
     ).fetchall()
-    return [_Month(n, count, _utc(low), _utc(high)) for n, count, low, high in rows]
+    return _Batch(rows, _utc(low), _utc(high), unique)
 
 
 def _utc(epoch_us: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=epoch_us)
 
 
-def _write_month(
+def _write_new(
     engine: duckdb.DuckDBPyConnection,
     root: Path,
     staged: Path,
     campus: str,
-    month: _Month,
+    batch: _Batch,
     known_files: list[LakeFile],
 ) -> AddAction | None:
-    """Write the new events of one month to a data file; None if none is new."""
-    path = root / f"campus={campus}" / f"month={month.name}" / f"part-{uuid4().hex}.parquet"
+    """Bring the new events of the batch into the lake's folder; None if none is new."""
+    path = root / f"campus={campus}" / f"part-{uuid4().hex}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    select = _new_events_sql(engine, staged, month, known_files)
-    engine.execute(
-        f"COPY ({select}) TO {sql_text(path)} "
-        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
-    ).fetchall()
-    [(rows, low, high)] = engine.sql(
-        "SELECT count(*), epoch_us(min(occurred_at)), epoch_us(max(occurred_at)) "
-        f"FROM read_parquet({sql_text(path)}, hive_partitioning = false)"
-    ).fetchall()
+    low, high = batch.first_at - KNOWN_MARGIN, batch.last_at + KNOWN_MARGIN
+    overlapping = [f.path for f in known_files if f.first_at <= high and f.last_at >= low]
+    if batch.rows and batch.unique and not overlapping and _is_as_stored(staged):
+        # Everything is new: the staged file becomes a data file as it is. A copy, no link: who
+        # writes a staged file anew must not change the lake.
+        shutil.copyfile(staged, path)
+        rows, first_at, last_at = batch.rows, batch.first_at, batch.last_at
+    else:
+        select = _new_events_sql(staged, batch, overlapping)
+        engine.execute(
+            f"COPY ({select}) TO {sql_text(path)} "
+            f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+        ).fetchall()
+        [(rows, first_us, last_us)] = engine.sql(
+            "SELECT count(*), coalesce(epoch_us(min(occurred_at)), 0), "
+            "coalesce(epoch_us(max(occurred_at)), 0) "
+            f"FROM read_parquet({sql_text(path)}, hive_partitioning = false)"
+        ).fetchall()
+        first_at, last_at = _utc(first_us), _utc(last_us)
     if rows == 0:
         path.unlink()
         return None
     _flush_to_disk(path)
     stats = {
         "numRecords": rows,
-        "minValues": {"occurred_at": _utc(low).strftime(_STATS_TIME)},
-        "maxValues": {"occurred_at": _utc(high).strftime(_STATS_TIME)},
+        "minValues": {"occurred_at": first_at.strftime(_STATS_TIME)},
+        "maxValues": {"occurred_at": last_at.strftime(_STATS_TIME)},
         "nullCount": {"occurred_at": 0},
     }
     return AddAction(
         path=str(path.relative_to(root)),
         size=path.stat().st_size,
-        partition_values={"campus": campus, "month": month.name},
+        partition_values={"campus": campus},
         modification_time=int(path.stat().st_mtime * 1000),
         data_change=True,
         stats=json.dumps(stats),
     )
 
 
-def _flush_to_disk(path: Path) -> None:
-    """A commit must never name a file that a power cut could still lose."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _new_events_sql(
-    engine: duckdb.DuckDBPyConnection, staged: Path, month: _Month, known_files: list[LakeFile]
-) -> str:
-    """SQL of one month's staged events whose id no overlapping file holds, each id once."""
-    low, high = month.first_at - KNOWN_MARGIN, month.last_at + KNOWN_MARGIN
-    overlapping = [f.path for f in known_files if f.first_at <= high and f.last_at >= low]
-    in_month = (
-        f"occurred_at BETWEEN TIMESTAMPTZ '{month.first_at.isoformat()}' "
-        f"AND TIMESTAMPTZ '{month.last_at.isoformat()}'"
-    )
-    source = f"read_parquet({sql_text(staged)}, file_row_number = true)"
-    where = in_month
-    if overlapping:
-        where += (
-            f" AND NOT EXISTS (SELECT 1 FROM read_parquet({sql_list(overlapping)}, "
-            "hive_partitioning = false) known WHERE known.event_id = staged.event_id AND "
-            f"known.occurred_at BETWEEN TIMESTAMPTZ '{low.isoformat()}' "
-            f"AND TIMESTAMPTZ '{high.isoformat()}')"
-        )
-    [(unique,)] = engine.sql(
-        f"SELECT count(*) = count(DISTINCT hash(event_id)) FROM {source} WHERE {in_month}"
-    ).fetchall()
-    if not unique:
-        where += " QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY file_row_number) = 1"
-    columns = ", ".join(
-        f"{f.name}::{_SQL_TYPES[f.type]} AS {f.name}"
-        for f in EVENT_SCHEMA
-        if f.name not in PARTITION_COLUMNS
-    )
-    return f"SELECT {columns} FROM {source} staged WHERE {where}"
+def _is_as_stored(staged: Path) -> bool:
+    """Whether the file has just the columns of the lake's data files, in order and type."""
+    stored = pa.schema([f for f in EVENT_SCHEMA if f.name not in PARTITION_COLUMNS])
+    found = pq.read_schema(staged)
+    return found.names == stored.names and found.types == stored.types
 
 
 def _files(table: DeltaTable, root: Path, campus: str | None) -> list[LakeFile]:
@@ -323,3 +303,31 @@ def _files(table: DeltaTable, root: Path, campus: str | None) -> list[LakeFile]:
         for a in actions
         if campus is None or a["partition.campus"] == campus
     ]
+
+
+def _flush_to_disk(path: Path) -> None:
+    """A commit must never name a file that a power cut could still lose."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _new_events_sql(staged: Path, batch: _Batch, overlapping: list[str]) -> str:
+    """SQL of the staged events whose id none of the files holds, each id once."""
+    low, high = batch.first_at - KNOWN_MARGIN, batch.last_at + KNOWN_MARGIN
+    where = "true"
+    if overlapping:
+        where = (
+            f"NOT EXISTS (SELECT 1 FROM read_parquet({sql_list(overlapping)}, "
+            "hive_partitioning = false) known WHERE known.event_id = staged.event_id AND "
+            f"known.occurred_at BETWEEN TIMESTAMPTZ '{low.isoformat()}' "
+            f"AND TIMESTAMPTZ '{high.isoformat()}')"
+        )
+    if not batch.unique:
+        where += " QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY file_row_number) = 1"
+    columns = ", ".join(
+        f"{f.name}::{_SQL_TYPES[f.type]} AS {f.name}"
+        for f in EVENT_SCHEMA
+        if f.name not in PARTITION_COLUMNS
+    )
+    source = f"read_parquet({sql_text(staged)}, file_row_number = true)"
+    return f"SELECT {columns} FROM {source} staged WHERE {where}"
