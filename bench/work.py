@@ -28,7 +28,8 @@ from theon.lake.engine import open_engine, sql_list
 from theon.metrics import derive
 from theon.metrics.catalog import load_catalog
 from theon.metrics.manifest import Manifest
-from theon.metrics.refresh import hours_of_files, metric_sql, refresh
+from theon.metrics.refresh import hours_of_files, refresh
+from theon.metrics.rows import metric_sql
 from theon.observability.progress import SilentProgress
 from theon.roster.campuses import add_campus, get_campus
 from theon.settings import Settings

@@ -12,7 +12,7 @@ from theon.lake.engine import open_engine, open_scratch
 from theon.lake.table import EventLake
 from theon.metrics import kernel
 from theon.metrics.catalog import Metric
-from theon.metrics.window import Window, period_window
+from theon.metrics.window import Window, first_day, period_window
 from theon.roster.campuses import get_campus
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -112,11 +112,7 @@ def _check_key(metric: Metric, key: dict[str, str]) -> date:
         start = date.fromisoformat(given)
     except ValueError as error:
         raise InputError(f"{given!r} is no date", next_step="Write it as 2026-09-14.") from error
-    begins = {
-        "day": start,
-        "week": date.fromordinal(start.toordinal() - start.weekday()),
-        "month": start.replace(day=1),
-    }[metric.period]
+    begins = first_day(start, metric.period)
     if begins != start:
         raise InputError(
             f"{given} does not begin a {metric.period}",

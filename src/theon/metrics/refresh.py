@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import pyarrow as pa
 from sqlalchemy import Connection, text
 
 from theon.errors import ConflictError
@@ -21,8 +20,8 @@ from theon.metrics import derive, kernel
 from theon.metrics.catalog import Metric, load_catalog
 from theon.metrics.manifest import Manifest, load_manifest, save_manifest, sweep
 from theon.metrics.publish import publish
+from theon.metrics.rows import affected_keys, days_of_keys, metric_rows
 from theon.metrics.tables import analyze_tables, ensure_tables, swap_views
-from theon.metrics.window import EPOCH, last_day
 from theon.observability.progress import ProgressReporter, SilentProgress
 from theon.roster.campuses import Campus, list_campuses
 from theon.settings import Settings
@@ -269,7 +268,6 @@ class _CampusRefresh:
         self, bench: derive.Workbench, state: _State, version: int, stale: set[str]
     ) -> dict[str, int]:
         written: dict[str, int] = {}
-        everything = state.days.live_sql(bench.home)
         with self.store.transaction(Scope(self.campus.slug)) as conn:
             self._lock(conn, state.generation)
             with self.progress.step(
@@ -282,10 +280,8 @@ class _CampusRefresh:
                         if keys.num_rows == 0:
                             step.advance()
                             continue
-                    days = everything
-                    if keys is not None:
-                        days = state.days.live_sql(bench.home, _days_of_keys(metric, keys))
-                    rows = metric_rows(bench, metric, days, restricted=keys is not None)
+                    wanted = None if keys is None else days_of_keys(metric, keys)
+                    rows = metric_rows(bench, metric, state.days, wanted)
                     written[name] = publish(
                         conn,
                         metric,
@@ -361,56 +357,3 @@ def hours_of_files(bench: derive.Workbench, files: list[LakeFile]) -> dict[int, 
             "GROUP BY hour_"
         ).fetchall()
     )
-
-
-def affected_keys(bench: derive.Workbench, metric: Metric) -> pa.Table:
-    """The grain (without campus) of the metric's rows that rest on a changed day.
-
-    Leaves them in the engine as the table `keys_`.
-    """
-    bench.engine.execute(
-        f"CREATE OR REPLACE TEMP TABLE keys_ AS SELECT DISTINCT {', '.join(metric.keys)} FROM ("
-        "SELECT user_id, course_id, DATE '1970-01-01' + day AS day, "
-        "date_trunc('week', DATE '1970-01-01' + day)::DATE AS week_start, "
-        "date_trunc('month', DATE '1970-01-01' + day)::DATE AS month_start FROM changed_days)"
-    ).fetchall()
-    keys: pa.Table = bench.engine.sql("SELECT * FROM keys_").to_arrow_table()
-    return keys
-
-
-def _days_of_keys(metric: Metric, keys: pa.Table) -> set[int]:
-    """Every day (since 1970) of the periods in `keys`."""
-    days: set[int] = set()
-    for start in keys[metric.period_column].unique().to_pylist():
-        assert start is not None  # noqa: S101 - a key column
-        first = (start - EPOCH).days
-        days.update(range(first, (last_day(start, metric.period) - EPOCH).days + 1))
-    return days
-
-
-def metric_sql(bench: derive.Workbench, metric: Metric, days: str, *, restricted: bool) -> str:
-    """SQL of a definition over `days` (SQL), or over those that agree with `keys_`.
-
-    Returns:
-        A SELECT of the grain without campus and the activity columns.
-    """
-    view = kernel.days_view_sql(days, bench.campus.slug, bench.rules)
-    if restricted:
-        view = f"SELECT d.* FROM ({view}) d SEMI JOIN keys_ USING ({', '.join(metric.keys)})"
-    return f"WITH days AS ({view}) SELECT {', '.join(_columns(metric))} FROM ({metric.sql})"
-
-
-def metric_rows(
-    bench: derive.Workbench, metric: Metric, days: str | None, *, restricted: bool
-) -> pa.RecordBatchReader:
-    """The rows of `metric_sql`; none if there are no days."""
-    schema = pa.schema([metric.schema().field(n) for n in _columns(metric)])
-    if days is None:
-        return schema.empty_table().to_reader()
-    query = metric_sql(bench, metric, days, restricted=restricted)
-    rows: pa.RecordBatchReader = bench.engine.sql(query).to_arrow_reader(65_536)
-    return rows.cast(schema)
-
-
-def _columns(metric: Metric) -> list[str]:
-    return [*metric.keys, *(c.name for c in metric.family("activity"))]

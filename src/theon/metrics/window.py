@@ -60,6 +60,13 @@ def _midnight(day: date, timezone: str) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(timezone)).astimezone(UTC)
 
 
+def first_day(day: date, period: str) -> date:
+    """The first day of the day, week or month that `day` lies in."""
+    if period == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if period == "month" else day
+
+
 def last_day(start: date, period: str) -> date:
     """The last day of the day, week or month that begins at `start`."""
     if period == "day":
