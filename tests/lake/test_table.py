@@ -91,6 +91,26 @@ def test_writers_at_the_same_time_cannot_both_append_an_event(
     assert sum(r.new for r in results) == 11
 
 
+def test_an_interruption_right_after_the_commit_loses_no_file(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal that arrives when the commit is already in the log must not undo half of it."""
+    lake = EventLake(settings)
+    commit = DeltaTable.create_write_transaction
+
+    def commit_then_interrupt(*arguments: object, **options: object) -> None:
+        commit(*arguments, **options)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", commit_then_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            lake.append(stage(tmp_path / "a", ["1", "2"]), "north")
+    again = lake.append(stage(tmp_path / "b", ["1", "2", "3"]), "north")
+    assert (again.new, again.known) == (1, 2)
+    assert ids_in(lake, settings) == ["1", "2", "3"]
+
+
 def test_changes_name_the_files_since_a_version(settings: Settings, tmp_path: Path) -> None:
     """A reader that remembers a version sees what came after, and nothing else."""
     lake = EventLake(settings)

@@ -159,7 +159,7 @@ class EventLake:
                 try:
                     return self._append_once(engine, staged, campus, progress or SilentProgress())
                 except CommitFailedError as error:
-                    if "oncurrent" not in str(error):
+                    if not _lost_race(error):
                         raise
         raise ConflictError(
             "other writers kept appending to the same campus",
@@ -176,33 +176,36 @@ class EventLake:
     ) -> AppendResult:
         table = self._table()
         batch = _describe(engine, staged)
-        written: list[AddAction] = []
-        committed = False
+        known_files = _files(table, self.path, campus)
+        with progress.step(f"Appending to the lake ({campus})", batch.rows, "events") as step:
+            action = _write_new(engine, self.path, staged, campus, batch, known_files)
+            step.advance(batch.rows)
+        if action is None:
+            return AppendResult(0, batch.rows, table.version())
+        # The fence: of two commits of one campus that were prepared against the same version
+        # only one succeeds, so what was checked to be new still is.
+        fence = f"intake/{campus}"
+        turn = (table.transaction_version(fence) or 0) + 1
         try:
-            with progress.step(f"Appending to the lake ({campus})", batch.rows, "events") as step:
-                known_files = _files(table, self.path, campus)
-                action = _write_new(engine, self.path, staged, campus, batch, known_files)
-                written += [action] if action else []
-                step.advance(batch.rows)
-            new = sum(json.loads(a.stats)["numRecords"] for a in written)
-            if written:
-                # The fence: of two commits of one campus that were prepared against the same
-                # version only one succeeds, so what was checked to be new still is.
-                fence = f"intake/{campus}"
-                turn = (table.transaction_version(fence) or 0) + 1
-                table.create_write_transaction(
-                    [*written],
-                    mode="append",
-                    schema=EVENT_SCHEMA,
-                    partition_by=PARTITION_COLUMNS,
-                    commit_properties=CommitProperties(app_transactions=[Transaction(fence, turn)]),
-                )
-            committed = True
-        finally:
-            if not committed:
-                for action in written:
-                    (self.path / action.path).unlink(missing_ok=True)
+            table.create_write_transaction(
+                [action],
+                mode="append",
+                schema=EVENT_SCHEMA,
+                partition_by=PARTITION_COLUMNS,
+                commit_properties=CommitProperties(app_transactions=[Transaction(fence, turn)]),
+            )
+        except CommitFailedError as error:
+            # Only a lost race is sure not to have committed. Whatever else ends this, a signal
+            # for one, may come after the commit, and a committed file must stay.
+            if _lost_race(error):
+                (self.path / action.path).unlink(missing_ok=True)
+            raise
+        new = json.loads(action.stats)["numRecords"]
         return AppendResult(new, batch.rows - new, self.version())
+
+
+def _lost_race(error: CommitFailedError) -> bool:
+    return "oncurrent" in str(error)
 
 
 @dataclass(frozen=True)
@@ -252,10 +255,14 @@ def _write_new(
         rows, first_at, last_at = batch.rows, batch.first_at, batch.last_at
     else:
         select = _new_events_sql(staged, batch, overlapping)
-        engine.execute(
-            f"COPY ({select}) TO {sql_text(path)} "
-            f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
-        ).fetchall()
+        try:
+            engine.execute(
+                f"COPY ({select}) TO {sql_text(path)} "
+                f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+            ).fetchall()
+        except BaseException:
+            path.unlink(missing_ok=True)  # half written, and no commit names it
+            raise
         [(rows, first_us, last_us)] = engine.sql(
             "SELECT count(*), coalesce(epoch_us(min(occurred_at)), 0), "
             "coalesce(epoch_us(max(occurred_at)), 0) "
