@@ -19,8 +19,8 @@ from theon.roster.campuses import Campus
 from theon.settings import SLOT_S
 
 # Bounds the memory of one statement, and so of a rebuild, however long the history is.
-CHUNK_EVENTS = 3_000_000
-CHUNK_CELLS = 2_000_000
+CHUNK_EVENTS = 2_000_000
+CHUNK_CELLS = 700_000
 # In order of the period, in small row groups: who wants a few periods skips the rest.
 FILE_FORMAT = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 30720"
 # No clock is moved by more; days are cut by the engine's calendar, this only bounds what is read.

@@ -10,7 +10,7 @@ from theon.metrics.catalog import Metric
 from theon.metrics.manifest import Manifest
 from theon.metrics.window import EPOCH, first_day, last_day
 
-CHUNK_DAY_ROWS = 400_000
+CHUNK_DAY_ROWS = 250_000
 
 
 def affected_keys(bench: derive.Workbench, metric: Metric) -> pa.Table:
