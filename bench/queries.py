@@ -53,7 +53,7 @@ def clickhouse_sql(source: str, timezone: str) -> str:
     return f"""
     SELECT user_id, course_id, toMonday(day) AS week_start,
         count() AS total_actions, uniqExact(day) AS active_days,
-        sumIf(gap, number > 1 AND gap <= {LIMIT_S}) AS time_spent_s,
+        coalesce(sumIf(gap, number > 1 AND gap <= {LIMIT_S}), 0) AS time_spent_s,
         {_counts("countIf({})", CLICKHOUSE_POSTS)}
     FROM (
         SELECT user_id, course_id, component, action, event_name, s,
