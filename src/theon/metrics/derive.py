@@ -91,7 +91,7 @@ def build_cells(
 def find_changed_cells(
     bench: Workbench, before: str | None, cells: Manifest, hours: set[int]
 ) -> None:
-    """Fill the temp table `changed_cells(slot)` with slots whose cells differ now.
+    """Fill the temp table `changed_cells(user_id, course_id, slot)` with cells that differ now.
 
     Args:
         bench: the shared state.
@@ -99,23 +99,37 @@ def find_changed_cells(
         cells: the manifest after `build_cells`.
         hours: the hours that were computed again.
     """
-    after = cells.live_sql(bench.home, hours)
-    _difference(bench.engine, "changed_cells", ["slot"], before, after)
+    parts = [sql for sql in (before, cells.live_sql(bench.home, hours)) if sql is not None]
+    if parts:
+        both = " UNION ALL ".join(parts)
+        # A cell is in either state once, so what is the same in both is there twice.
+        query = (
+            "SELECT DISTINCT user_id, course_id, slot FROM "
+            f"(SELECT * FROM ({both}) GROUP BY ALL HAVING count(*) = 1)"
+        )
+    else:
+        query = "SELECT '' AS user_id, '' AS course_id, 0::INTEGER AS slot WHERE false"
+    bench.engine.execute(f"CREATE OR REPLACE TEMP TABLE changed_cells AS {query}").fetchall()
 
 
-def reopened_days(bench: Workbench) -> set[int]:
-    """Days (since 1970, campus time) that `changed_cells` can change.
+def find_changed_days(bench: Workbench) -> set[int]:
+    """Fill the temp table `changed_days(user_id, course_id, day)`: what `changed_cells` change.
 
-    A cell changes its own day, and the gap before the learner's next cell, which may lie in
-    the next day if it begins within the session limit.
+    A cell changes its learner's own day in its course, and the gap before their next cell there,
+    which may lie in the next day if it begins within the session limit.
+
+    Returns:
+        The days (since 1970, campus time) in it.
     """
     reach = bench.session_limit_s // SLOT_S + 1
     zone = bench.campus.timezone
     first, last = kernel.local_day_sql("slot", zone), kernel.local_day_sql(f"slot + {reach}", zone)
-    found = bench.engine.sql(
-        f"SELECT DISTINCT unnest(range({first}, {last} + 1)) FROM changed_cells"
+    bench.engine.execute(
+        "CREATE OR REPLACE TEMP TABLE changed_days AS SELECT DISTINCT user_id, course_id, day "
+        f"FROM changed_cells JOIN (SELECT slot, unnest(range({first}, {last} + 1))::INTEGER AS day "
+        "FROM (SELECT DISTINCT slot FROM changed_cells)) USING (slot)"
     ).fetchall()
-    return {day for (day,) in found}
+    return {day for (day,) in bench.engine.sql("SELECT DISTINCT day FROM changed_days").fetchall()}
 
 
 def days_of_cells(bench: Workbench, cells: Manifest) -> set[int]:
@@ -129,24 +143,28 @@ def days_of_cells(bench: Workbench, cells: Manifest) -> set[int]:
     return {day for (day,) in found}
 
 
-def build_days(bench: Workbench, cells: Manifest, days: Manifest, wanted: set[int]) -> None:
-    """Compute `wanted` days again from their cells and put them in `days`."""
+def build_days(
+    bench: Workbench, cells: Manifest, days: Manifest, wanted: set[int], *, patch: bool = False
+) -> None:
+    """Compute `wanted` days again from their cells and put them in `days`.
+
+    Args:
+        bench: the shared state.
+        cells: the manifest of the cells.
+        days: the manifest to change.
+        wanted: days since 1970.
+        patch: compute only the rows in `changed_days`, and copy the days' other rows.
+    """
     sizes = {day: max(1, cells.rows(_hours_of_day(day, bench.campus.timezone))) for day in wanted}
     with bench.progress.step(f"Adding up days ({bench.campus.slug})", len(wanted), "days") as step:
         for chunk in _chunks(sizes, CHUNK_CELLS):
-            needed: set[int] = set()
-            for day in chunk:
-                hours = _hours_of_day(day, bench.campus.timezone)
-                lookback = -(-bench.session_limit_s // kernel.HOUR_S) + 1
-                needed.update(range(hours.start - lookback, hours.stop))
-            source = cells.live_sql(bench.home, needed)
-            rows: dict[int, int] = {}
             relative, path = bench.new_path("days")
-            if source is not None:
-                _make_slot_days(bench, chunk)
-                query = kernel.days_sql(source, bench.rules, bench.session_limit_s)
+            query = _patched_sql(bench, cells, days, chunk) if patch else None
+            query = query or _days_sql(bench, cells, chunk)
+            rows: dict[int, int] = {}
+            if query is not None:
                 bench.engine.execute(
-                    f"COPY ({query} ORDER BY day) TO {sql_text(path)} ({FILE_FORMAT})"
+                    f"COPY ({query}) TO {sql_text(path)} ({FILE_FORMAT})"
                 ).fetchall()
                 rows = period_counts(bench.engine, path, "day")
                 if not rows:
@@ -155,35 +173,45 @@ def build_days(bench: Workbench, cells: Manifest, days: Manifest, wanted: set[in
             step.advance(len(chunk))
 
 
-def find_changed_days(
-    bench: Workbench, before: str | None, days: Manifest, wanted: set[int]
-) -> None:
-    """Fill the temp table `changed_days(user_id, course_id, day)` with rows that differ now."""
-    after = days.live_sql(bench.home, wanted)
-    _difference(bench.engine, "changed_days", ["user_id", "course_id", "day"], before, after)
+def _days_sql(bench: Workbench, cells: Manifest, days: list[int]) -> str | None:
+    """SQL of whole days from their cells, in order; None if they have no cells."""
+    source = _cells_of_days(bench, cells, days)
+    if source is None:
+        return None
+    _make_slot_days(bench, days)
+    return f"{kernel.days_sql(source, bench.rules, bench.session_limit_s)} ORDER BY day"
 
 
-def _difference(
-    engine: duckdb.DuckDBPyConnection,
-    table: str,
-    keys: list[str],
-    before: str | None,
-    after: str | None,
-) -> None:
-    columns = ", ".join(keys)
-    parts = [sql for sql in (before, after) if sql is not None]
-    if len(parts) == 2:
-        query = (
-            f"SELECT DISTINCT {columns} FROM (SELECT * FROM ({before} UNION ALL {after}) "
-            "GROUP BY ALL HAVING count(*) = 1)"
-        )
-    elif parts:
-        query = f"SELECT DISTINCT {columns} FROM ({parts[0]})"
-    else:
-        types = {"slot": "INTEGER", "day": "INTEGER"}
-        nothing = ", ".join(f"NULL::{types.get(k, 'VARCHAR')} AS {k}" for k in keys)
-        query = f"SELECT {nothing} WHERE false"
-    engine.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {query}").fetchall()
+def _patched_sql(bench: Workbench, cells: Manifest, days: Manifest, chunk: list[int]) -> str | None:
+    """SQL of days as they are but for the rows in `changed_days`; None if there are none yet."""
+    before = days.live_sql(bench.home, set(chunk))
+    if before is None:
+        return None
+    # In the file's order, a day or two per row group; the few new rows follow in their own.
+    kept = f"SELECT * FROM ({before}) ANTI JOIN changed_days USING (user_id, course_id, day)"
+    source = _cells_of_days(bench, cells, chunk)
+    if source is None:
+        return kept
+    _make_slot_days(bench, chunk)
+    # A gap lies within one learner and course, so nobody else's cells are needed.
+    who = "SELECT DISTINCT user_id, course_id FROM changed_days"
+    theirs = f"SELECT * FROM ({source}) SEMI JOIN ({who}) USING (user_id, course_id)"
+    fresh = kernel.days_sql(theirs, bench.rules, bench.session_limit_s)
+    bench.engine.execute(
+        f"CREATE OR REPLACE TEMP TABLE fresh_days AS SELECT * FROM ({fresh}) "
+        "SEMI JOIN changed_days USING (user_id, course_id, day) ORDER BY day"
+    ).fetchall()
+    return f"{kept} UNION ALL SELECT * FROM fresh_days"
+
+
+def _cells_of_days(bench: Workbench, cells: Manifest, days: list[int]) -> str | None:
+    """SQL of the days' cells and of those a gap that ends in the days may begin in."""
+    needed: set[int] = set()
+    lookback = -(-bench.session_limit_s // kernel.HOUR_S) + 1
+    for day in days:
+        hours = _hours_of_day(day, bench.campus.timezone)
+        needed.update(range(hours.start - lookback, hours.stop))
+    return cells.live_sql(bench.home, needed)
 
 
 def _hours_of_day(day: int, timezone: str) -> range:

@@ -82,12 +82,12 @@ class Manifest:
         if whole:
             selects.append(f"SELECT * FROM read_parquet({sql_list([home / p for p in whole])})")
         for path in partial:
-            condition = _membership(self.period_column, sorted(by_file[path]))
+            condition = membership(self.period_column, sorted(by_file[path]))
             selects.append(f"SELECT * FROM read_parquet({sql_text(home / path)}) WHERE {condition}")
         return " UNION ALL ".join(selects) or None
 
 
-def _membership(column: str, periods: list[int]) -> str:
+def membership(column: str, periods: list[int]) -> str:
     """SQL condition `column` in `periods`, as ranges, so that statistics can skip row groups."""
     runs: list[list[int]] = []
     for period in periods:

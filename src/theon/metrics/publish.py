@@ -40,6 +40,7 @@ def publish(
     copy_in(conn, "stage", rows)
     conn.execute(text("ANALYZE stage"))
     among = ""
+    vanished = True
     if keys is not None:
         conn.execute(
             text(
@@ -47,11 +48,18 @@ def publish(
                 f"SELECT {', '.join(metric.keys)} FROM {metric.table} WHERE false"
             )
         )
-        copy_in(conn, "touched", keys)
-        conn.execute(text("ANALYZE touched"))
+        touched = copy_in(conn, "touched", keys)
+        # Few keys vanish, mostly none: then the large table need not be looked through at all.
+        matched = " AND ".join(f"k.{k} = s.{k}" for k in metric.keys)
+        found = conn.execute(text(f"DELETE FROM touched k USING stage s WHERE {matched}"))
+        vanished = found.rowcount < touched
         same = " AND ".join(f"t.{k} = k.{k}" for k in metric.keys)
         among = f" AND EXISTS (SELECT 1 FROM touched k WHERE {same})"
-    written = _remove_vanished(conn, metric, campus_id, among, same_key, activity)
+    written = 0
+    if vanished:
+        if keys is not None:
+            conn.execute(text("ANALYZE touched"))
+        written += _remove_vanished(conn, metric, campus_id, among, same_key, activity)
     written += _write_changed(conn, metric, campus_id, names, same_key, activity)
     conn.execute(text("DROP TABLE stage"))
     conn.execute(text("DROP TABLE IF EXISTS touched"))

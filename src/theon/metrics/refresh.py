@@ -20,7 +20,7 @@ from theon.metrics import derive, kernel
 from theon.metrics.catalog import Metric, load_catalog
 from theon.metrics.manifest import Manifest, load_manifest, save_manifest, sweep
 from theon.metrics.publish import publish
-from theon.metrics.rows import affected_keys, days_of_keys, metric_rows
+from theon.metrics.rows import affected_keys, days_of_keys, keep_days, metric_rows
 from theon.metrics.tables import analyze_tables, ensure_tables, swap_views
 from theon.observability.progress import ProgressReporter, SilentProgress
 from theon.roster.campuses import Campus, list_campuses
@@ -254,20 +254,18 @@ class _CampusRefresh:
         if all_days:
             state.days.clear()
             wanted = derive.days_of_cells(bench, state.cells)
-            days_before = None
         else:
             derive.find_changed_cells(bench, cells_before, state.cells, set(hours))
-            wanted = derive.reopened_days(bench)
-            days_before = state.days.live_sql(bench.home, wanted)
-        derive.build_days(bench, state.cells, state.days, wanted)
+            wanted = derive.find_changed_days(bench)
+        derive.build_days(bench, state.cells, state.days, wanted, patch=not all_days)
         self.checkpoint("days written")
-        if not all_days:
-            derive.find_changed_days(bench, days_before, state.days, wanted)
 
     def _publish(
         self, bench: derive.Workbench, state: _State, version: int, stale: set[str]
     ) -> dict[str, int]:
         written: dict[str, int] = {}
+        current = [metric for name, metric in self.catalog.items() if name not in stale]
+        kept = bool(current) and keep_days(bench, current, state.days)
         with self.store.transaction(Scope(self.campus.slug)) as conn:
             self._lock(conn, state.generation)
             with self.progress.step(
@@ -281,7 +279,9 @@ class _CampusRefresh:
                             step.advance()
                             continue
                     wanted = None if keys is None else days_of_keys(metric, keys)
-                    rows = metric_rows(bench, metric, state.days, wanted)
+                    rows = metric_rows(
+                        bench, metric, state.days, wanted, kept=kept and wanted is not None
+                    )
                     written[name] = publish(
                         conn,
                         metric,

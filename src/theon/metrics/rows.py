@@ -7,10 +7,32 @@ import pyarrow as pa
 
 from theon.metrics import derive, kernel
 from theon.metrics.catalog import Metric
-from theon.metrics.manifest import Manifest
+from theon.metrics.manifest import Manifest, membership
 from theon.metrics.window import EPOCH, first_day, last_day
 
 CHUNK_DAY_ROWS = 250_000
+# More than this is not kept in the engine between metrics: about 200 MB.
+KEPT_DAY_ROWS = 2_000_000
+
+
+def keep_days(bench: derive.Workbench, metrics: list[Metric], days: Manifest) -> bool:
+    """Read what all metrics' changed rows rest on once, into the table `kept_days`.
+
+    Every metric reads much the same days: all of a week, all of a month.
+
+    Returns:
+        False if that is too much to keep; each metric then reads for itself.
+    """
+    found = bench.engine.sql("SELECT DISTINCT day FROM changed_days").fetchall()
+    changed = [EPOCH + timedelta(days=day) for (day,) in found]
+    wanted: set[int] = set()
+    for period in {metric.period for metric in metrics}:
+        wanted |= _days_of_periods({first_day(day, period) for day in changed}, period)
+    source = days.live_sql(bench.home, wanted)
+    if source is None or days.rows(wanted) > KEPT_DAY_ROWS:
+        return False
+    bench.engine.execute(f"CREATE OR REPLACE TEMP TABLE kept_days AS {source}").fetchall()
+    return True
 
 
 def affected_keys(bench: derive.Workbench, metric: Metric) -> pa.Table:
@@ -30,11 +52,15 @@ def affected_keys(bench: derive.Workbench, metric: Metric) -> pa.Table:
 
 def days_of_keys(metric: Metric, keys: pa.Table) -> set[int]:
     """Every day (since 1970) of the periods in `keys`."""
+    starts = set(keys[metric.period_column].unique().to_pylist())
+    return _days_of_periods({s for s in starts if s is not None}, metric.period)
+
+
+def _days_of_periods(starts: set[date], period: str) -> set[int]:
     days: set[int] = set()
-    for start in keys[metric.period_column].unique().to_pylist():
-        assert start is not None  # noqa: S101 - a key column
+    for start in starts:
         first = (start - EPOCH).days
-        days.update(range(first, (last_day(start, metric.period) - EPOCH).days + 1))
+        days.update(range(first, (last_day(start, period) - EPOCH).days + 1))
     return days
 
 
@@ -45,13 +71,19 @@ def metric_sql(bench: derive.Workbench, metric: Metric, days: str, *, restricted
         A SELECT of the grain without campus and the activity columns.
     """
     view = kernel.days_view_sql(days, bench.campus.slug, bench.rules)
-    if restricted:
+    # Who only goes by period has every row of the periods that are read.
+    if restricted and metric.keys != [metric.period_column]:
         view = f"SELECT d.* FROM ({view}) d SEMI JOIN keys_ USING ({', '.join(metric.keys)})"
     return f"WITH days AS ({view}) SELECT {', '.join(_columns(metric))} FROM ({metric.sql})"
 
 
 def metric_rows(
-    bench: derive.Workbench, metric: Metric, days: Manifest, wanted: set[int] | None
+    bench: derive.Workbench,
+    metric: Metric,
+    days: Manifest,
+    wanted: set[int] | None,
+    *,
+    kept: bool = False,
 ) -> pa.RecordBatchReader:
     """The rows of a metric, whole periods at a time, so that memory does not grow with history.
 
@@ -61,12 +93,21 @@ def metric_rows(
         days: where the days are.
         wanted: the days of the periods in the table `keys_`, to which the rows are restricted;
             None: all days, all rows.
+        kept: these days are in the table `kept_days`.
     """
     schema = pa.schema([metric.schema().field(n) for n in _columns(metric)])
 
+    def sources() -> Iterator[str | None]:
+        if kept:
+            live = sorted(wanted & days.parts.keys()) if wanted else []
+            if live:
+                yield f"SELECT * FROM kept_days WHERE {membership('day', live)}"
+        else:
+            for chunk in _whole_periods(metric, days, wanted):
+                yield days.live_sql(bench.home, chunk)
+
     def batches() -> Iterator[pa.RecordBatch]:
-        for chunk in _whole_periods(metric, days, wanted):
-            source = days.live_sql(bench.home, chunk)
+        for source in sources():
             if source is not None:
                 query = metric_sql(bench, metric, source, restricted=wanted is not None)
                 reader: pa.RecordBatchReader = bench.engine.sql(query).to_arrow_reader(65_536)
