@@ -1,12 +1,12 @@
 """Which events count as activity, and as what: `activity_rules.toml` compiled to SQL.
 
 The rules are data; this module only turns them into boolean expressions over the columns
-of `EVENT_SCHEMA`, in SQL that every engine understands, so that a rule is evaluated for
-whole columns and never row by row.
+of `EVENT_SCHEMA`, so that a rule is evaluated for whole columns and never row by row.
 """
 
 import hashlib
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,13 +16,30 @@ from theon.errors import InputError
 from theon.events.schema import EVENT_SCHEMA
 
 Rule = dict[str, Any]
+OneOf = Callable[[str, list[str]], tuple[str, str]]
 
 
 def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _condition(key: str, value: Any) -> tuple[str, str]:
+def _filtered(column: str, values: list[str]) -> tuple[str, str]:
+    """`column` is one of `values`, and is not, for a WHERE: engines push it into the reader."""
+    listed = ", ".join(map(_text, values))
+    return f"{column} IN ({listed})", f"{column} NOT IN ({listed})"
+
+
+def _computed(column: str, values: list[str]) -> tuple[str, str]:
+    """The same for an expression over rows that were read.
+
+    DuckDB evaluates a function once per distinct value of a column that was read from a
+    dictionary, but IN once per row.
+    """
+    found = f"array_position([{', '.join(map(_text, values))}], {column})"
+    return f"{found} IS NOT NULL", f"{found} IS NULL"
+
+
+def _condition(key: str, value: Any, one_of: OneOf) -> tuple[str, str]:
     """A condition and its negation, neither ever null.
 
     The negation is spelt out because engines push `column IN (…)` into the file reader, and
@@ -30,13 +47,10 @@ def _condition(key: str, value: Any) -> tuple[str, str]:
     """
     columns = set(EVENT_SCHEMA.names)
     if key in columns:
-        values = ", ".join(map(_text, value))
-        return (
-            f"({key} IS NOT NULL AND {key} IN ({values}))",
-            f"({key} IS NULL OR {key} NOT IN ({values}))",
-        )
+        positive, negative = one_of(key, value)
+        return f"({key} IS NOT NULL AND {positive})", f"({key} IS NULL OR {negative})"
     if key.removeprefix("not_") in columns:
-        positive, negative = _condition(key.removeprefix("not_"), value)
+        positive, negative = _condition(key.removeprefix("not_"), value, one_of)
         return negative, positive
     for suffix, function in (("_contains", "contains"), ("_prefix", "starts_with")):
         column = key.removesuffix(suffix)
@@ -65,9 +79,9 @@ def _join(operator: str, conditions: list[str]) -> str:
     return conditions[0] if len(conditions) == 1 else f"({operator.join(conditions)})"
 
 
-def _any_of(rules: list[Rule]) -> tuple[str, str]:
+def _any_of(rules: list[Rule], one_of: OneOf) -> tuple[str, str]:
     """SQL that is true where one of `rules` holds, and SQL that is true where none does."""
-    pairs = [[_condition(key, value) for key, value in rule.items()] for rule in rules]
+    pairs = [[_condition(key, value, one_of) for key, value in rule.items()] for rule in rules]
     holds = _join(" OR ", [_join(" AND ", [yes for yes, _ in rule]) for rule in pairs])
     fails = _join(" AND ", [_join(" OR ", [no for _, no in rule]) for rule in pairs])
     return holds, fails
@@ -110,8 +124,8 @@ def parse_rules(text: str) -> ActivityRules:
         InputError: a condition or column is unknown.
     """
     data = tomllib.loads(text)
-    exclusions = tuple((e["reason"], *_any_of(e["any"])) for e in data["excluded"])
-    measures = {name: _any_of(m["any"])[0] for name, m in data["measures"].items()}
+    exclusions = tuple((e["reason"], *_any_of(e["any"], _filtered)) for e in data["excluded"])
+    measures = {name: _any_of(m["any"], _computed)[0] for name, m in data["measures"].items()}
     canonical = repr((exclusions, measures))
     return ActivityRules(exclusions, measures, hashlib.sha256(canonical.encode()).hexdigest()[:16])
 

@@ -1,5 +1,6 @@
 """Build the derived datasets of one campus: cells for dirty hours, days for reopened days."""
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,8 +22,11 @@ from theon.settings import SLOT_S
 # Bounds the memory of one statement, and so of a rebuild, however long the history is.
 CHUNK_EVENTS = 2_000_000
 CHUNK_CELLS = 700_000
-# In order of the period, in small row groups: who wants a few periods skips the rest.
-FILE_FORMAT = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 30720"
+# A rest of up to this part of a chunk is spread over the others.
+SMALL_REST = 0.2
+# In order of the period, in small row groups: who wants a few periods skips the rest. Version 2's
+# encodings make these columns as small with snappy as zstd made version 1's, in less time.
+FILE_FORMAT = "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION snappy, ROW_GROUP_SIZE 30720"
 # No clock is moved by more; days are cut by the engine's calendar, this only bounds what is read.
 MARGIN_HOURS = 2
 SLOTS_PER_HOUR = kernel.HOUR_S // SLOT_S
@@ -238,13 +242,15 @@ def _make_slot_days(bench: Workbench, days: list[int]) -> None:
 
 
 def _chunks(sizes: dict[int, int], limit: int) -> list[list[int]]:
-    """The keys in order, in runs whose sizes add up to about `limit`."""
-    chunks: list[list[int]] = []
-    size = limit
+    """The keys in order, in runs of about equal size, of `limit` or a little more.
+
+    Equal, so that what is left over after the last full run is no statement of its own.
+    """
+    total = sum(sizes.values())
+    number = max(1, math.ceil(total / limit - SMALL_REST))
+    chunks: list[list[int]] = [[] for _ in range(number)]
+    done = 0
     for key in sorted(sizes):
-        if size + sizes[key] > limit and (not chunks or chunks[-1]):
-            chunks.append([])
-            size = 0
-        chunks[-1].append(key)
-        size += sizes[key]
-    return chunks
+        chunks[min(number - 1, done * number // max(1, total))].append(key)
+        done += sizes[key]
+    return [chunk for chunk in chunks if chunk]
