@@ -96,6 +96,44 @@ class Settings(BaseSettings):
         ),
     ] = 20_000
 
+    redis_url: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(rediss?|unix)://",
+            validation_alias=AliasChoices("REDIS_URL", "redis_url"),
+            description="A Redis that carries jobs to workers (`theon worker`); without it "
+            "`theon serve` runs jobs itself.",
+        ),
+    ] = None
+    worker_port: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65535,
+            validation_alias=AliasChoices("WORKER_PORT", "worker_port"),
+            description="TCP port of a worker's `/health`.",
+        ),
+    ] = 3008
+    job_slots: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1024,
+            validation_alias=AliasChoices("THEON_JOB_SLOTS", "job_slots"),
+            description="Jobs that one process runs at the same time; 0 takes one per core.",
+        ),
+    ] = 0
+    drain_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            validation_alias=AliasChoices("THEON_DRAIN_S", "drain_s"),
+            description="Seconds that running jobs may go on after SIGTERM; what is not done by "
+            "then goes back to the queue with its checkpoint.",
+        ),
+    ] = 30.0
+
     @property
     def home_dir(self) -> Path:
         """`home` as an absolute path, with `~` expanded."""
