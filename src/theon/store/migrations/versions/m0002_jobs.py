@@ -202,9 +202,8 @@ CREATE INDEX jobs_queued ON theon.jobs (queue, campus_id, owner, rank_at, id)
     WHERE state = 'queued';
 CREATE INDEX jobs_scheduled ON theon.jobs (ready_at) WHERE state = 'scheduled' AND waits_for = 0;
 CREATE INDEX jobs_leased ON theon.jobs (lease_until) WHERE state IN ('dispatched', 'running');
--- The list of jobs, newest first, of everything or of one state.
+-- The list of jobs, newest first, of one state; of everything or of one campus the keys serve.
 CREATE INDEX jobs_by_state ON theon.jobs (state, id);
-CREATE INDEX jobs_by_campus ON theon.jobs (campus_id, id);
 CREATE INDEX job_dependencies_needs ON theon.job_dependencies (needs_id);
 CREATE INDEX job_history_job ON theon.job_history (job_id);
 CREATE INDEX job_attempts_kind ON theon.job_attempts (kind, ended_at);
@@ -231,36 +230,38 @@ END $$;
 CREATE TRIGGER jobs_inserted AFTER INSERT ON theon.jobs REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION theon.jobs_inserted();
 
-CREATE FUNCTION theon.jobs_updated() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE wrong record;
+CREATE FUNCTION theon.refuse_transition(job_id bigint, before text, after text) RETURNS text
+LANGUAGE plpgsql AS $$
 BEGIN
-    -- What only renews, tells progress or moves in the queue changes no state: nothing to keep.
-    IF NOT EXISTS (
-        SELECT FROM old_rows o JOIN new_rows n USING (id) WHERE o.state <> n.state
-    ) THEN
-        RETURN NULL;
-    END IF;
-    SELECT o.id, o.state AS before, n.state AS after INTO wrong
-    FROM old_rows o JOIN new_rows n USING (id)
-    WHERE o.state <> n.state AND (o.state, n.state) NOT IN (VALUES {transitions})
-    LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION 'job % cannot go from % to %', wrong.id, wrong.before, wrong.after
-            USING ERRCODE = 'check_violation';
-    END IF;
-    INSERT INTO theon.job_history
-        (campus_id, job_id, before, after, at, token, attempt, worker, reason)
-    SELECT n.campus_id, n.id, o.state, n.state, n.changed_at, n.token, n.attempts,
-        coalesce(n.worker, o.worker), n.reason
-    FROM old_rows o JOIN new_rows n USING (id) WHERE o.state <> n.state;
+    RAISE EXCEPTION 'job % cannot go from % to %', job_id, before, after
+        USING ERRCODE = 'check_violation';
+END $$;
+
+-- One pass: what only renews, tells progress or moves in the queue changes no state and leaves
+-- nothing. The plan is kept from the first call, which may have had one row: a nested loop then
+-- compares every row of a later batch with every other.
+CREATE FUNCTION theon.jobs_updated() RETURNS trigger LANGUAGE plpgsql SET enable_nestloop = off
+AS $$
+BEGIN
+    WITH changed AS MATERIALIZED (
+        SELECT n.campus_id, n.id, o.state AS before,
+            CASE WHEN o.state || '>' || n.state = ANY ('{{transitions}}') THEN n.state
+                ELSE theon.refuse_transition(n.id, o.state, n.state) END AS after,
+            n.changed_at, n.token, n.attempts, coalesce(n.worker, o.worker) AS worker, n.reason,
+            n.queue, n.kind
+        FROM old_rows o JOIN new_rows n USING (id) WHERE o.state <> n.state
+    ), kept AS (
+        INSERT INTO theon.job_history
+            (campus_id, job_id, before, after, at, token, attempt, worker, reason)
+        SELECT campus_id, id, before, after, changed_at, token, attempts, worker, reason
+        FROM changed
+    ), moves AS (
+        SELECT campus_id, queue, kind, before, after, count(*) AS jobs
+        FROM changed GROUP BY 1, 2, 3, 4, 5
+    )
     INSERT INTO theon.job_counts (campus_id, queue, kind, state, delta)
-    SELECT campus_id, queue, kind, state, sum(delta) FROM (
-        SELECT n.campus_id, n.queue, n.kind, n.state, 1 AS delta
-        FROM old_rows o JOIN new_rows n USING (id) WHERE o.state <> n.state
-        UNION ALL
-        SELECT o.campus_id, o.queue, o.kind, o.state, -1
-        FROM old_rows o JOIN new_rows n USING (id) WHERE o.state <> n.state
-    ) AS both_sides GROUP BY 1, 2, 3, 4;
+    SELECT campus_id, queue, kind, before, -jobs FROM moves
+    UNION ALL SELECT campus_id, queue, kind, after, jobs FROM moves;
     RETURN NULL;
 END $$;
 CREATE TRIGGER jobs_updated AFTER UPDATE ON theon.jobs
@@ -291,5 +292,5 @@ def upgrade() -> None:
         "GRANT USAGE ON SEQUENCE theon.jobs_id_seq TO {app}",
         app=sql.Identifier(app_role(connection)),
     )
-    transitions = ", ".join(f"('{before}', '{after}')" for before, after in TRANSITIONS)
+    transitions = ",".join(f"{before}>{after}" for before, after in TRANSITIONS)
     connection.exec_driver_sql(TRIGGERS.replace("{transitions}", transitions).replace("%", "%%"))
