@@ -322,9 +322,7 @@ class LedgerMachine(RuleBasedStateMachine):
             running = model.state == State.RUNNING
             change = "cancel_asked = true" if running else "state = 'cancelled'"
             with self.transaction() as conn:
-                conn.execute(
-                    text(f"UPDATE theon.jobs SET {change} WHERE id = :id"), {"id": job_id}
-                )
+                conn.execute(text(f"UPDATE theon.jobs SET {change} WHERE id = :id"), {"id": job_id})
                 if not running:
                     ledger.settle_dependents(conn, {job_id: "cancelled"})
             if running:
@@ -401,9 +399,7 @@ class LedgerMachine(RuleBasedStateMachine):
             history = conn.execute(
                 text("SELECT job_id, before, after FROM theon.job_history ORDER BY id")
             ).all()
-            kept = conn.execute(
-                text("SELECT job_id, token FROM theon.job_attempts")
-            ).all()
+            kept = conn.execute(text("SELECT job_id, token FROM theon.job_attempts")).all()
         assert {row.id for row in rows} == set(self.jobs)
         for row in rows:
             self.row_agrees(row)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from graphlib import CycleError as GraphCycleError
 from graphlib import TopologicalSorter
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -173,6 +174,10 @@ def _row(
             where=f"job {kind.name}",
             next_step=f"Choose one of {', '.join(PRIORITIES)}.",
         )
+    if not isfinite(job.delay_s):
+        raise InputError("delay_s is a number of seconds", where=f"job {kind.name}")
+    if job.max_attempts is not None and job.max_attempts < 1:
+        raise InputError("max_attempts is at least 1", where=f"job {kind.name}")
     arguments = kind.parse(job.arguments)
     return {
         "id": job_id,
@@ -202,7 +207,8 @@ INSERT INTO theon.jobs (id, campus_id, kind, queue, category, owner, arguments, 
 OVERRIDING SYSTEM VALUE
 SELECT r.id, r.campus_id, r.kind, r.queue, r.category, r.owner, r.arguments, r.size,
     CASE WHEN r.waits_for = 0 AND r.delay_s = 0 THEN 'queued' ELSE 'scheduled' END,
-    CASE WHEN r.waits_for > 0 THEN 'waits for ' || r.waits_for || ' other jobs'
+    CASE WHEN r.waits_for > 0 THEN 'waits for ' || r.waits_for || ' other job'
+            || CASE WHEN r.waits_for > 1 THEN 's' ELSE '' END
         WHEN r.delay_s > 0 THEN 'waits for its time' ELSE 'may run now' END,
     r.priority, c.at + make_interval(secs => r.delay_s - r.priority * {AGEING_S}),
     c.at + make_interval(secs => r.delay_s), r.deadline_at, r.idempotency_key, r.waits_for,
