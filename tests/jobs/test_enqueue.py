@@ -63,9 +63,9 @@ def end(store: Store, job_id: int, outcome: str) -> None:
 
 def test_a_job_that_was_rolled_back_leaves_nothing(store: Store) -> None:
     """It belongs to the caller's transaction: rows, history and counters go with it."""
-    with pytest.raises(RuntimeError), store.transaction(DISTRICT) as conn:
+    with store.transaction(DISTRICT) as conn:
         enqueue(conn, KINDS, NewJob("test.count", ONE))
-        raise RuntimeError
+        conn.get_transaction().rollback()  # type: ignore[union-attr]
     with store.transaction(DISTRICT) as conn:
         for table in ("jobs", "job_history", "job_counts", "job_dependencies"):
             found = conn.execute(text(f"SELECT count(*) FROM theon.{table}")).scalar_one()
@@ -104,7 +104,7 @@ def test_a_delayed_job_waits_for_its_time(store: Store) -> None:
     with store.transaction(DISTRICT) as conn:
         assert ledger.promote(conn) == 0
         wait_s = ledger.next_ready_s(conn)
-        assert wait_s is not None and 3_000 < wait_s <= 3_600
+        assert 3_000 < (wait_s or 0) <= 3_600
         conn.execute(text("UPDATE theon.jobs SET ready_at = ready_at - interval '1 hour'"))
         assert ledger.promote(conn) == 1
     assert one(store, job_id).state == "queued"
@@ -154,7 +154,7 @@ def test_a_job_whose_needs_are_completed_may_run_at_once(store: Store) -> None:
 
 def test_an_unknown_kind_is_refused_with_a_proposal(store: Store) -> None:
     """Nothing is enqueued, not even the good job beside it."""
-    with pytest.raises(UnknownKindError, match="did you mean test.count"):
+    with pytest.raises(UnknownKindError, match=r"did you mean test\.count"):
         put(store, NewJob("test.count", ONE), NewJob("test.cuont", ONE))
     assert stored(store) == 0
 

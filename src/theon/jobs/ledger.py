@@ -2,7 +2,8 @@
 
 Each function is one step of the state machine of `theon.jobs.states`, runs in the caller's
 transaction and takes the database's clock. Every write of an attempt is guarded by its token:
-a row that does not match means that another attempt owns the job now.
+a row that does not match means that another attempt owns the job now. A batch locks its rows in
+the order of their ids: two batches with jobs in common wait for each other and do not deadlock.
 """
 
 import json
@@ -144,13 +145,14 @@ def start(
     """Begin attempts; a message whose token is spent is dropped, for somebody has it already."""
     found = conn.execute(
         text(
-            "UPDATE theon.jobs AS j SET state = 'running', attempts = j.attempts + 1,"
+            "WITH held AS (SELECT id FROM theon.jobs WHERE state = 'dispatched'"
+            "  AND (id, token) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]),"
+            "   CAST(:tokens AS bigint[]))) ORDER BY id FOR UPDATE)"
+            " UPDATE theon.jobs AS j SET state = 'running', attempts = j.attempts + 1,"
             " worker = :worker, started_at = clock_timestamp(), changed_at = clock_timestamp(),"
             " lease_until = clock_timestamp() + make_interval(secs => :lease_s),"
             " done = NULL, total = NULL, operation = NULL, reason = 'a worker began it'"
-            " FROM theon.campuses AS c WHERE c.id = j.campus_id AND j.state = 'dispatched'"
-            " AND (j.id, j.token) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]),"
-            "  CAST(:tokens AS bigint[])))"
+            " FROM held AS h, theon.campuses AS c WHERE j.id = h.id AND c.id = j.campus_id"
             " RETURNING j.id, j.token, j.kind, c.slug, j.owner, j.arguments, j.attempts,"
             "  j.checkpoint, j.timeout_s, j.memory_mb, j.lost"
         ),
@@ -189,13 +191,15 @@ def renew(
     """
     found = conn.execute(
         text(
-            "UPDATE theon.jobs AS j"
+            "WITH held AS (SELECT p.* FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS p"
+            "   (job_id bigint, token bigint, done float8, total float8, operation text)"
+            "  JOIN theon.jobs AS j ON j.id = p.job_id AND j.token = p.token"
+            "   AND j.state = 'running' ORDER BY p.job_id FOR UPDATE OF j)"
+            " UPDATE theon.jobs AS j"
             " SET lease_until = clock_timestamp() + make_interval(secs => :lease_s),"
             "  done = coalesce(p.done, j.done), total = coalesce(p.total, j.total),"
             "  operation = coalesce(p.operation, j.operation)"
-            " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS p"
-            "  (job_id bigint, token bigint, done float8, total float8, operation text)"
-            " WHERE j.id = p.job_id AND j.token = p.token AND j.state = 'running'"
+            " FROM held AS p WHERE j.id = p.job_id"
             " RETURNING j.id, j.token, j.cancel_asked"
         ),
         {"rows": json.dumps([asdict(p) for p in running]), "lease_s": lease_s},
@@ -311,7 +315,8 @@ SELECT id, state FROM ended"""
 def settle_dependents(conn: Connection, states: Mapping[int, str]) -> None:
     """Tell the jobs that wait for jobs which ended now.
 
-    Of a completed job they wait for one less; those of a failed or cancelled job fail with it,
+    Of a completed job they wait for one less, also those that were cancelled or failed meanwhile
+    and may be retried; those of a failed or cancelled job fail with it,
     and theirs in turn.
     """
     completed = [job_id for job_id, state in states.items() if state == "completed"]
@@ -320,9 +325,12 @@ def settle_dependents(conn: Connection, states: Mapping[int, str]) -> None:
         freed = conn.execute(
             text(
                 "WITH waiting AS (SELECT job_id, count(*) AS n FROM theon.job_dependencies"
-                "  WHERE needs_id = ANY (:ids) GROUP BY job_id)"
-                " UPDATE theon.jobs AS j SET waits_for = j.waits_for - w.n FROM waiting AS w"
-                " WHERE j.id = w.job_id AND j.state = 'scheduled' RETURNING j.waits_for"
+                "  WHERE needs_id = ANY (:ids) GROUP BY job_id),"
+                " held AS (SELECT id FROM theon.jobs WHERE id IN (SELECT job_id FROM waiting)"
+                "  ORDER BY id FOR UPDATE)"
+                " UPDATE theon.jobs AS j SET waits_for = j.waits_for - w.n"
+                " FROM held AS h JOIN waiting AS w ON w.job_id = h.id"
+                " WHERE j.id = h.id RETURNING j.waits_for"
             ),
             {"ids": completed},
         )
@@ -332,13 +340,16 @@ def settle_dependents(conn: Connection, states: Mapping[int, str]) -> None:
         fallen = list(
             conn.execute(
                 text(
-                    "UPDATE theon.jobs AS j SET state = 'failed', changed_at = clock_timestamp(),"
+                    "WITH waiting AS (SELECT job_id, min(needs_id) AS needs_id"
+                    "  FROM theon.job_dependencies WHERE needs_id = ANY (:ids) GROUP BY job_id),"
+                    " held AS (SELECT id FROM theon.jobs WHERE state = 'scheduled'"
+                    "  AND id IN (SELECT job_id FROM waiting) ORDER BY id FOR UPDATE)"
+                    " UPDATE theon.jobs AS j SET state = 'failed', changed_at = clock_timestamp(),"
                     "  ended_at = clock_timestamp(), error_kind = 'DependencyError',"
                     "  error = 'job ' || d.needs_id || ', which it needs, did not complete',"
                     "  reason = 'job ' || d.needs_id || ', which it needs, did not complete'"
-                    " FROM (SELECT job_id, min(needs_id) AS needs_id FROM theon.job_dependencies"
-                    "  WHERE needs_id = ANY (:ids) GROUP BY job_id) AS d"
-                    " WHERE j.id = d.job_id AND j.state = 'scheduled' RETURNING j.id"
+                    " FROM held AS h JOIN waiting AS d ON d.job_id = h.id"
+                    " WHERE j.id = h.id RETURNING j.id"
                 ),
                 {"ids": fallen},
             ).scalars()
@@ -392,8 +403,10 @@ def release_dispatched(conn: Connection, messages: Sequence[Message], reason: st
     return conn.execute(
         text(
             "UPDATE theon.jobs SET state = 'queued', lease_until = NULL, reason = :reason,"
-            " changed_at = clock_timestamp() WHERE state = 'dispatched' AND (id, token) IN"
-            " (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:tokens AS bigint[])))"
+            " changed_at = clock_timestamp() WHERE id IN (SELECT id FROM theon.jobs"
+            "  WHERE state = 'dispatched' AND (id, token) IN (SELECT * FROM"
+            "   unnest(CAST(:ids AS bigint[]), CAST(:tokens AS bigint[])))"
+            "  ORDER BY id FOR UPDATE)"
         ),
         {**_pairs(messages), "reason": reason},
     ).rowcount
