@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
     from theon.jobs.deliveries.celery import CeleryConsumer
+    from theon.jobs.supervisor import Supervisor
+    from theon.settings import Settings
     from theon.store.engine import Store
 
 KINDS_SOURCE = "theon.bootstrap:job_kinds"
@@ -35,7 +37,6 @@ def worker(
     """
     import os  # noqa: PLC0415 - only when the command runs, as all below
 
-    from theon import bootstrap  # noqa: PLC0415
     from theon.errors import InputError  # noqa: PLC0415
     from theon.settings import load_settings  # noqa: PLC0415
 
@@ -47,6 +48,8 @@ def worker(
             next_step="Without Redis no worker is needed: `theon serve` runs jobs itself. "
             "With one: REDIS_URL=redis://127.0.0.1:6379/0 theon worker",
         )
+    from theon import bootstrap  # noqa: PLC0415
+
     kinds = bootstrap.job_kinds()
     known = sorted({kind.queue for kind in kinds.values()})
     chosen = known if queues is None else [q.strip() for q in queues.split(",") if q.strip()]
@@ -60,23 +63,24 @@ def worker(
     with bootstrap.open_theon(settings) as theon:
         from theon.jobs.supervisor import Supervisor  # noqa: PLC0415
 
+        count = slots or settings.job_slots or os.cpu_count() or 1
         supervisor = Supervisor(
             theon.store,
             settings,
             kinds,
             kinds_source=KINDS_SOURCE,
             queues=chosen,
-            slots=slots or settings.job_slots or os.cpu_count() or 1,
+            slots=count,
             delivery="celery",
             drain_s=settings.drain_s,
         )
-        run_worker(supervisor, settings.redis_url, chosen, theon.store, settings)
+        run_worker(supervisor, chosen, count, theon.store, settings)
 
 
 def run_worker(
-    supervisor: Any, redis_url: str, queues: list[str], store: "Store", settings: Any
+    supervisor: "Supervisor", queues: list[str], slots: int, store: "Store", settings: "Settings"
 ) -> None:
-    """Run until a signal, then drain; `supervisor` is not started yet.
+    """Run until a signal, then drain; `supervisor` is not started, `redis_url` is set.
 
     Raises:
         UnavailableError: the port of `/health` is taken.
@@ -89,8 +93,9 @@ def run_worker(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("celery").setLevel(logging.ERROR)  # `CeleryConsumer` says it in our words
+    redis_url = settings.redis_url or ""
     consumer = CeleryConsumer(redis_url, queues, supervisor)
-    health = Health(supervisor, consumer, queues, store)
+    health = Health(supervisor, consumer, queues, slots, store)
     server = health_server(health, settings.host, settings.worker_port)
     ended = threading.Event()
     before = {
@@ -126,7 +131,7 @@ def run_worker(
             signal.signal(number, handler)
 
 
-def supervisor_lives(supervisor: Any) -> bool:
+def supervisor_lives(supervisor: "Supervisor") -> bool:
     """Whether the supervisor still works; a worker without one must not look alive."""
     return str(supervisor.state) != "stopped"
 
@@ -135,13 +140,19 @@ class Health:
     """What `/health` says; the database is asked in the background, so an answer never hangs."""
 
     def __init__(
-        self, supervisor: Any, consumer: "CeleryConsumer", queues: list[str], store: "Store"
+        self,
+        supervisor: "Supervisor",
+        consumer: "CeleryConsumer",
+        queues: list[str],
+        slots: int,
+        store: "Store",
     ) -> None:
         import threading  # noqa: PLC0415
 
         self._supervisor = supervisor
         self._consumer = consumer
         self._queues = queues
+        self._slots = slots
         self._store = store
         self._database_at = float("-inf")
         self._stopping = threading.Event()
@@ -166,7 +177,7 @@ class Health:
         facts = {
             "worker_id": self._supervisor.worker_id,
             "state": str(self._supervisor.state),
-            "slots": self._supervisor.slots,
+            "slots": self._slots,
             "busy": self._supervisor.busy,
             "queues": self._queues,
             "consumer": self._consumer.state,

@@ -363,5 +363,6 @@ def _add_tasks(app: Celery, supervisor: Submits, heard: Callable[[], None]) -> N
         heard()
         supervisor.submit([Message(job_id, token)])
 
-    app.task(name=TASK, ignore_result=True)(run)
-    app.task(name=ECHO, ignore_result=True)(heard)
+    # Shared tasks would go to every Celery of the process, and the first of a name would win.
+    app.task(name=TASK, ignore_result=True, shared=False)(run)
+    app.task(name=ECHO, ignore_result=True, shared=False)(heard)
