@@ -196,6 +196,17 @@ class LedgerMachine(RuleBasedStateMachine):
             model.lease_until = self.now + RUN_S
             assert (attempt.attempt, attempt.saved) == (model.attempts, model.checkpoint)
 
+    @precondition(lambda self: self.jobs)
+    @rule(numbers=picks)
+    def proceed(self, numbers: list[int]) -> None:
+        """A healthy machine: what is due is queued, dispatched and begun; some of it completes."""
+        self.promote()
+        known = len(self.sent)
+        self.dispatch(list(range(len(self.jobs))))
+        if new := len(self.sent) - known:
+            self.start(list(range(new)), "c")
+            self.finish([n % new for n in numbers], "completed")
+
     @precondition(lambda self: self.sent)
     @rule(numbers=picks, done=st.floats(0, 100))
     def renew(self, numbers: list[int], done: float) -> None:

@@ -29,8 +29,8 @@ ROWS = {
     "theon.refresh_state": "(campus_id) VALUES (:c)",
     "theon.metric_versions": "(campus_id, metric, definition_hash, version)"
     " VALUES (:c, 'm', 'h', 1)",
-    "theon.jobs": "(campus_id, kind, queue, category, arguments, state, priority, rank_at, ready_at,"
-    " max_attempts, max_lost, timeout_s, memory_mb)"
+    "theon.jobs": "(campus_id, kind, queue, category, arguments, state, priority, rank_at,"
+    " ready_at, max_attempts, max_lost, timeout_s, memory_mb)"
     " VALUES (:c, 'k', 'q', 'system', '{}', 'queued', 0, now(), now(), 3, 3, 60, 64)",
     "theon.job_dependencies": "(campus_id, job_id, needs_id, needs_campus_id)"
     " SELECT :c, id, id, :c FROM theon.jobs WHERE campus_id = :c",

@@ -254,7 +254,7 @@ def finish(conn: Connection, outcomes: Sequence[Outcome]) -> dict[int, str]:
         return {}
     rows = json.dumps([asdict(outcome) for outcome in outcomes])
     states: dict[int, str] = {
-        job_id: state for job_id, state in conn.execute(text(_FINISH), {"rows": rows})
+        int(job_id): state for job_id, state in conn.execute(text(_FINISH), {"rows": rows})
     }
     settle_dependents(conn, states)
     if any(state in ("queued", "scheduled") for state in states.values()):
