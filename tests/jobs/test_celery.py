@@ -175,10 +175,24 @@ def test_a_sender_connects_anew_after_a_restart(redis: RedisServer, delivery: Ce
         assert client.llen("a") == 1
 
 
-def test_stopping_twice_is_once(consumer: CeleryConsumer):
+def test_stopping_twice_is_once_and_leaves_nothing_of_the_worker(
+    redis: RedisServer, consumer: CeleryConsumer
+):
+    until(lambda: consumer.state == "listening", "listening")
     consumer.stop()
     consumer.stop()
     assert consumer.state == "stopped"
+    with redis.client() as client:
+        assert client.keys("*echo*") == []
+
+
+def test_what_a_killed_worker_leaves_in_redis_ends_by_itself(
+    redis: RedisServer, consumer: CeleryConsumer
+):
+    until(lambda: consumer.state == "listening", "listening")
+    with redis.client() as client:
+        until(lambda: client.keys("*echo*"), "kombu's notes")
+        until(lambda: all(client.ttl(k) != -1 for k in client.keys("*echo*")), "an end for each")
 
 
 def test_a_password_is_never_shown():

@@ -221,6 +221,11 @@ class CeleryConsumer:
         self._queues = list(queues)
         self._supervisor = supervisor
         self._echo_queue = f"theon.echo.{supervisor.worker_id}.{uuid.uuid4().hex[:8]}"
+        # With kombu's notes about the queue, which would stay for ever.
+        self._echo_keys = [
+            f"{prefix}{self._echo_queue}"
+            for prefix in ("", "_kombu.binding.", "_kombu.binding_permanent.")
+        ]
         self._client = redis_client(redis_url)
         self._sender = CeleryDelivery(redis_url)
         self._stopping = threading.Event()
@@ -253,7 +258,7 @@ class CeleryConsumer:
             self._ear.end()
             self._ear.thread.join(STOP_S)
         try:
-            self._client.delete(self._echo_queue)
+            self._client.delete(*self._echo_keys)
         except _BROKEN as error:
             _log.debug("Redis is away, so the echo queue stays until it ends: %s", error)
         self._client.close()
@@ -309,7 +314,10 @@ class CeleryConsumer:
         self._echo_at = now
         try:
             self._sender.say(self._echo_queue)
-            self._client.expire(self._echo_queue, ECHO_KEPT_S)
+            pipe = self._client.pipeline(transaction=False)
+            for key in self._echo_keys:
+                pipe.expire(key, ECHO_KEPT_S)
+            pipe.execute()
         except (UnavailableError, RedisError) as error:
             _log.debug("Redis went away: %s", error)
 
