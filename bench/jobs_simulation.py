@@ -106,8 +106,8 @@ def simulate(loads: list[Load], slots: int, pick: Pick) -> dict[str, float]:
     """Run all loads; waits, two Jain indexes of the campuses, and missed deadlines.
 
     `fair_shares` is of the slots that campuses hold while more than one has jobs waiting,
-    weighted by time; `fair_speeds` is of the mean of time at work / time in the system. `others` are the campuses
-    that do not have the most jobs.
+    weighted by time; `fair_speeds` is of the mean of time at work / time in the system.
+    `others` are the campuses that do not have the most jobs.
     """
     coming = sorted(loads, key=lambda load: load.ready_s)
     waiting: dict[int, Load] = {}
@@ -182,12 +182,14 @@ def main() -> None:
     }  # fmt: skip
     results = {name: simulate(loads, given.slots, pick) for name, pick in rules.items()}
     print(
-        "| rule | mean wait s | mean of the smaller campuses s | p95 wait s | fair shares | fair speeds | missed deadlines |"
+        "| rule | mean wait s | mean of the smaller campuses s |"
+        " p95 wait s | fair shares | fair speeds | missed deadlines |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, r in results.items():
         print(
-            f"| {name} | {r['mean_wait_s']:.1f} | {r['others_mean_wait_s']:.1f} | {r['p95_wait_s']:.1f} |"
+            f"| {name} | {r['mean_wait_s']:.1f} | {r['others_mean_wait_s']:.1f} |"
+            f" {r['p95_wait_s']:.1f} |"
             f" {r['fair_shares']:.3f} | {r['fair_speeds']:.3f} | {r['missed_deadlines']:.0f} |"
         )
     target = Path(__file__).with_name("jobs_simulation.json")
