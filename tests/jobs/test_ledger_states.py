@@ -78,10 +78,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sent: list[Message] = []  # every message there ever was: stale workers keep theirs
         self.now = 0.0
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(max_attempts=st.integers(1, 3), held=st.integers(1, 5))
+    def begin(self, max_attempts: int, held: int) -> None:
+        """A few jobs under way and some that need them: each rule has something to work on."""
         with self.store.owner_transaction() as conn:
             conn.exec_driver_sql("TRUNCATE theon.jobs, theon.job_counts CASCADE")
+        for count, needs in ((5, []), (2, [0]), (2, [1, 2, 5])):
+            self.enqueue(count, max_attempts, "normal", 0.0, needs, kept=True)
+        self.dispatch(list(range(held)))
+        self.start(list(range(1, held)) or [0], "a")
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -116,7 +121,7 @@ class LedgerMachine(RuleBasedStateMachine):
         priority=st.sampled_from(sorted(PRIORITIES)),
         delay_s=st.sampled_from([0.0, 0.0, DELAY_S]),
         needs=st.one_of(st.just([]), st.lists(st.integers(0, 30), max_size=3)),
-        kept=st.booleans(),
+        kept=st.sampled_from([True, True, True, False]),
     )
     def enqueue(
         self,
@@ -379,14 +384,16 @@ class LedgerMachine(RuleBasedStateMachine):
         for model in map(self.jobs.__getitem__, ids):
             model.priority, model.rank_at = priority, model.ready_at - priority * AGEING_S
 
-    @rule(jump_s=st.sampled_from([1_000.0, 2_000.0, -1_000.0]))
-    def jump(self, jump_s: float) -> None:
+    @rule(jump_s=st.sampled_from([1_000.0, 2_000.0, -1_000.0]), expires=st.booleans())
+    def jump(self, jump_s: float, expires: bool) -> None:
         """The clock jumps, also back: leases and waits end earlier or later, nothing breaks."""
         columns = ("lease_until", "ready_at", "rank_at")
         moves = ", ".join(f"{c} = {c} - make_interval(secs => :s)" for c in columns)
         with self.transaction() as conn:
             conn.execute(text(f"UPDATE theon.jobs SET {moves}"), {"s": jump_s})
         self.now += jump_s
+        if expires:
+            self.expire()
 
     @invariant()
     def agrees(self) -> None:
@@ -453,7 +460,7 @@ def test_no_interleaving_makes_the_ledger_lie(store: Store) -> None:
     run(
         LedgerMachine,
         settings=settings(
-            max_examples=30,
+            max_examples=120,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
