@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from theon.errors import InputError
@@ -133,6 +133,47 @@ class Settings(BaseSettings):
             "then goes back to the queue with its checkpoint.",
         ),
     ] = 30.0
+
+    jwt_secret: Annotated[
+        SecretStr | None,
+        Field(
+            validation_alias=AliasChoices("JWT_SECRET", "jwt_secret"),
+            description="Secret of 32 bytes or more under which bearer tokens are signed (HS256); "
+            "this or JWT_JWKS_URL, not both.",
+        ),
+    ] = None
+    jwt_jwks_url: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("JWT_JWKS_URL", "jwt_jwks_url"),
+            description="Address of the public keys of whoever signs bearer tokens (RS256, "
+            "ES256): https, or http on this machine.",
+        ),
+    ] = None
+    jwt_audience: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("JWT_AUDIENCE", "jwt_audience"),
+            description="What the `aud` of a bearer token must name; needed with either of them.",
+        ),
+    ] = None
+    jwt_issuer: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("JWT_ISSUER", "jwt_issuer"),
+            description="What the `iss` of a bearer token must be; needed with either of them.",
+        ),
+    ] = None
+    session_hours: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=720,
+            validation_alias=AliasChoices("THEON_SESSION_HOURS", "session_hours"),
+            description="Hours after which a session ends and its owner signs in again; two "
+            "hours without a request end it as well.",
+        ),
+    ] = 12
 
     @property
     def home_dir(self) -> Path:
