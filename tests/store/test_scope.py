@@ -29,6 +29,37 @@ ROWS = {
     "theon.refresh_state": "(campus_id) VALUES (:c)",
     "theon.metric_versions": "(campus_id, metric, definition_hash, version)"
     " VALUES (:c, 'm', 'h', 1)",
+    "theon.jobs": "(campus_id, kind, queue, category, arguments, state, priority, rank_at,"
+    " ready_at, max_attempts, max_lost, timeout_s, memory_mb)"
+    " VALUES (:c, 'k', 'q', 'system', '{}', 'queued', 0, now(), now(), 3, 3, 60, 64)",
+    "theon.job_dependencies": "(campus_id, job_id, needs_id, needs_campus_id)"
+    " SELECT :c, id, id, :c FROM theon.jobs WHERE campus_id = :c",
+    "theon.job_history": "(campus_id, job_id, after, at, token, attempt, reason)"
+    " SELECT :c, id, 'queued', now(), 0, 0, '' FROM theon.jobs WHERE campus_id = :c",
+    "theon.job_attempts": "(campus_id, job_id, token, attempt, kind, started_at, ended_at,"
+    " waited_s, outcome) SELECT :c, id, 1, 1, 'k', now(), now(), 0, 'completed'"
+    " FROM theon.jobs WHERE campus_id = :c",
+    "theon.job_counts": "(campus_id, queue, kind, state, delta)"
+    " VALUES (:c, 'q', 'k', 'completed', 1)",
+    "theon.job_audit": "(campus_id, actor, action, subject) VALUES (:c, 'a', 'cancel', 'job 1')",
+    "theon.job_schedules": "(name, campus_id, kind, arguments, cron, timezone, catch_up,"
+    " may_overlap, priority, seen_until)"
+    " VALUES ('s', :c, 'k', '{}', '0 0 * * *', 'UTC', 'latest', false, 0, now())",
+    "theon.job_schedule_runs": "(campus_id, schedule, fire_at, outcome)"
+    " SELECT :c, name, now(), 'missed' FROM theon.job_schedules WHERE campus_id = :c",
+    "theon.job_pauses": "(campus_id, subject, value, paused_by) VALUES (:c, 'queue', 'q', 'p')",
+    "theon.job_workers": "(id, campus_id, host, pid, delivery, queues, state, slots)"
+    " VALUES ('worker ' || :c, :c, 'h', 1, 'local', '{q}', 'running', 1)",
+    "theon.accounts": "(campus_id, name, role, password_hash)"
+    " VALUES (:c, 'n' || :c, 'teacher', 'h')",
+    "theon.sessions": "(token_hash, campus_id, account_id, expires_at)"
+    " SELECT sha256((id || ' ' || :c)::bytea), :c, id, now() FROM theon.accounts"
+    " WHERE campus_id = :c",
+    "theon.api_keys": "(campus_id, name, prefix, key_hash, role, made_by, expires_at)"
+    " VALUES (:c, 'n', 'p' || :c, sha256((:c || '')::bytea), 'service', 'm', now())",
+    "theon.sign_in_failures": "(campus_id, subject) VALUES (:c, 's')",
+    "theon.welcome_links": "(token_hash, campus_id, expires_at)"
+    " VALUES (sha256((:c || '')::bytea), :c, now())",
     "metrics.made_later": "(campus_id, value) VALUES (:c, 1)",
 }
 

@@ -1,12 +1,14 @@
 """The store: PostgreSQL, embedded or the operator's own, opened once per process."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import PoolResetState
@@ -92,6 +94,43 @@ class Store:
         with self._begin(self._owner, None) as conn:
             yield conn
 
+    def listen(self, channel: str, *, timeout_s: Callable[[], float]) -> Iterator[str | None]:
+        """Notifications of `channel`, for as long as the caller iterates.
+
+        Uses a connection outside the pool. One that breaks is replaced; what was notified
+        meanwhile is lost, so None also means "look for yourself".
+
+        Args:
+            channel: its name, as given to `pg_notify`.
+            timeout_s: says, before each wait, after how long without a notification None is
+                given.
+
+        Yields:
+            The text of a notification, or None.
+        """
+        while True:
+            try:
+                conn = self._begun(self._app, None)
+            except UnavailableError:
+                time.sleep(timeout_s())
+                yield None
+                continue
+            conn.rollback()
+            driver: Any = conn.connection.driver_connection  # a detached one does not tell it
+            conn.detach()
+            try:
+                driver.autocommit = True
+                driver.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                yield None  # what came before it listened was not heard
+                while True:
+                    heard = [n.payload for n in driver.notifies(timeout=timeout_s(), stop_after=1)]
+                    yield from heard or [None]
+            except psycopg.Error:
+                yield None
+            finally:
+                with suppress(DBAPIError, psycopg.Error):
+                    conn.close()
+
     @contextmanager
     def _begin(self, engine: Engine, scope: Scope | None) -> Iterator[Connection]:
         try:
@@ -173,6 +212,8 @@ def _engine(url: URL, options: str, *, pool_size: int) -> Engine:
         pool_reset_on_return=None,  # `_leave_nothing` does it
         connect_args={
             "connect_timeout": CONNECT_LIMIT_S,
+            # A prepared statement keeps a plan that was made when the table was small.
+            "prepare_threshold": None,
             "application_name": "theon",
             "options": f"{given} -c timezone=UTC {options}".strip(),
         },

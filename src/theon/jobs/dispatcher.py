@@ -1,0 +1,177 @@
+"""The dispatcher: looks after the ledger and hands out jobs. Any number may run at once."""
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from theon.errors import TheonError
+from theon.jobs import candidates, ledger, policy, predict
+from theon.jobs.enqueue import CHANNEL
+from theon.jobs.kinds import Kinds
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+if TYPE_CHECKING:
+    from theon.jobs.delivery import Delivery
+
+LONGEST_SLEEP_S = 1.0
+LONGEST_BACKOFF_S = 5.0
+MULTIPLE = 2.0  # jobs handed out for each slot, so that a slot finds its next one waiting
+CARE_S = 1.0
+FOLD_S = 30.0
+LEARN_S = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Chooses by policy, marks, commits, sends. Use `tick`, or `start` and `stop`."""
+
+    def __init__(self, store: Store, kinds: Kinds, delivery: "Delivery") -> None:
+        self._store = store
+        self._kinds = kinds
+        self._delivery = delivery
+        self._buffer = candidates.Candidates(kinds)
+        self._predictor = predict.Predictor()
+        self._care_at_s = self._fold_at_s = self._learn_at_s = 0.0
+        self._next_due_s: float | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def tick(self, *, notified: bool = True) -> int:
+        """One round; returns how many jobs were handed out.
+
+        Raises:
+            UnavailableError: the database or the broker is away. Marks that were committed
+                come back when their lease ends.
+        """
+        with self._store.transaction(Scope.district()) as conn:
+            self._look_after(conn)
+        with self._store.transaction(Scope.district()) as conn:
+            marked = self._mark(conn, notified=notified)
+        # After the commit: a message must never be faster than its mark.
+        for queue, messages in marked.items():
+            self._delivery.send(messages, queue)
+        return sum(map(len, marked.values()))
+
+    def start(self) -> None:
+        """Run rounds in a thread until `stop`."""
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round that is under way."""
+        self._stopping.set()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for the thread to end."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            for heard in self._store.listen(CHANNEL, timeout_s=self._sleep_s):
+                if self._stopping.is_set():
+                    return
+                try:
+                    # While there is more to hand out, no notification is waited for.
+                    notified = heard is not None
+                    while self.tick(notified=notified) and not self._stopping.is_set():
+                        notified = False
+                    failures = 0
+                except (TheonError, DBAPIError) as error:
+                    failures += 1
+                    _log.warning("the dispatcher cannot work, and tries again: %s", error)
+                    self._stopping.wait(min(LONGEST_BACKOFF_S, 0.1 * 2 ** min(failures, 8)))
+                except Exception:
+                    failures += 1
+                    _log.exception("the dispatcher met an error that it does not know")
+                    self._stopping.wait(min(LONGEST_BACKOFF_S, 0.1 * 2 ** min(failures, 8)))
+
+    def _sleep_s(self) -> float:
+        due_s = LONGEST_SLEEP_S if self._next_due_s is None else self._next_due_s
+        return max(0.001, min(LONGEST_SLEEP_S, due_s))
+
+    def _look_after(self, conn: Connection) -> None:
+        now_s = time.monotonic()
+        ledger.promote(conn)
+        self._next_due_s = ledger.next_ready_s(conn)
+        if now_s >= self._care_at_s:
+            ledger.expire(conn)
+            _lose_silent_workers(conn)
+            # While an old snapshot is held this slows down; it may take a tenth of the time.
+            self._care_at_s = now_s + max(CARE_S, 10 * (time.monotonic() - now_s))
+        if now_s >= self._fold_at_s:
+            _fold_counts(conn)
+            self._fold_at_s = now_s + FOLD_S
+        if now_s >= self._learn_at_s:
+            self._predictor = predict.load(conn)
+            self._learn_at_s = now_s + LEARN_S
+
+    def _mark(self, conn: Connection, *, notified: bool) -> dict[str, list[ledger.Message]]:
+        # Before anything is counted: two that count at the same time would fill the same room.
+        if not _alone(conn):
+            return {}
+        at_work, dispatched = candidates.running(conn, self._kinds)
+        live = candidates.workers(conn, dispatched, multiple=MULTIPLE)
+        room = sum(worker.room for worker in live)
+        if room == 0:
+            return {}
+        limits = candidates.limits(conn, self._kinds)
+        found = self._buffer.first(conn, 4 * room + 64, self._predictor, notified=notified)
+        now_s = time.time()
+        choice = policy.choose(found, at_work, limits, live, now_s)
+        if not choice.chosen:
+            return {}
+        messages = ledger.dispatch(conn, choice.chosen)
+        self._buffer.remove(set(choice.chosen))
+        return _by_queue(messages, {c.job_id: c.queue for c in found}, choice.chosen)
+
+
+def _by_queue(
+    messages: list[ledger.Message], queues: dict[int, str], order: list[int]
+) -> dict[str, list[ledger.Message]]:
+    """The messages per queue, in the order of the choice."""
+    by_id = {message.job_id: message for message in messages}
+    sent: dict[str, list[ledger.Message]] = {}
+    for job_id in order:
+        if job_id in by_id:
+            sent.setdefault(queues[job_id], []).append(by_id[job_id])
+    return sent
+
+
+def _alone(conn: Connection) -> bool:
+    """Whether this transaction is the only one that counts and hands out."""
+    return bool(
+        conn.execute(
+            text("SELECT pg_try_advisory_xact_lock(hashtext('theon.jobs.dispatch'))")
+        ).scalar()
+    )
+
+
+def _lose_silent_workers(conn: Connection) -> None:
+    conn.execute(
+        text(
+            "UPDATE theon.job_workers SET state = 'lost' WHERE state IN ('running', 'draining')"
+            " AND heartbeat_at < clock_timestamp() - make_interval(secs => :alive_s)"
+        ),
+        {"alive_s": candidates.ALIVE_S},
+    )
+
+
+def _fold_counts(conn: Connection) -> None:
+    """Replace the deltas of a counter by their sum; rows that another folds are left alone."""
+    conn.execute(
+        text(
+            "WITH taken AS (DELETE FROM theon.job_counts WHERE ctid IN (SELECT ctid"
+            "  FROM theon.job_counts FOR UPDATE SKIP LOCKED) RETURNING *)"
+            " INSERT INTO theon.job_counts (campus_id, queue, kind, state, delta)"
+            " SELECT campus_id, queue, kind, state, sum(delta) FROM taken"
+            " GROUP BY 1, 2, 3, 4 HAVING sum(delta) <> 0"
+        )
+    )

@@ -1,0 +1,40 @@
+"""Why a job waits, in a sentence for its page."""
+
+import time
+
+from sqlalchemy import Connection, text
+
+from theon.jobs import candidates, policy
+from theon.jobs.kinds import Kinds
+
+_JOB = """
+SELECT j.state, j.reason, j.waits_for, j.kind, j.queue, c.slug, j.owner, j.lost, j.priority,
+    to_char(j.ready_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS due,
+    (SELECT array_agg(d.needs_id ORDER BY d.needs_id) FROM (
+        SELECT needs_id FROM theon.job_dependencies AS d JOIN theon.jobs AS n ON n.id = d.needs_id
+        WHERE d.job_id = j.id AND n.state <> 'completed' LIMIT 5) AS d) AS needs
+FROM theon.jobs AS j JOIN theon.campuses AS c ON c.id = j.campus_id WHERE j.id = :id"""
+
+
+def why_waiting(conn: Connection, job_id: int, kinds: Kinds) -> str:
+    """The sentence; empty for a job that does not wait or that the scope does not see.
+
+    Caps and slots are those that the scope of `conn` sees: use the district's for the truth.
+    """
+    job = conn.execute(text(_JOB), {"id": job_id}).one_or_none()
+    if job is None or job.state not in ("scheduled", "queued"):
+        return ""
+    if job.state == "scheduled":
+        if job.waits_for:
+            named = ", ".join(map(str, job.needs or ()))
+            return f"it needs {job.waits_for} jobs that are not completed: {named}"
+        return f"its time comes at {job.due} UTC ({job.reason})"
+    at_work, dispatched = candidates.running(conn, kinds)
+    choice = policy.choose(
+        [policy.Candidate(job_id, job.kind, job.queue, job.slug, job.owner, lost=job.lost)],
+        at_work,
+        candidates.limits(conn, kinds),
+        candidates.workers(conn, dispatched, multiple=1.0),
+        time.time(),
+    )
+    return choice.waiting.get(job_id, "it may run now; others have their turn before it")

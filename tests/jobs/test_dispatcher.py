@@ -1,0 +1,149 @@
+"""The dispatcher on the real ledger, with a delivery that keeps what it was given."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import text
+
+from theon.errors import UnavailableError
+from theon.jobs import ledger
+from theon.jobs.dispatcher import Dispatcher
+from theon.jobs.enqueue import NewJob, enqueue_many
+from theon.jobs.kinds import JobContext, Kinds, job
+from theon.jobs.ledger import Message
+from theon.jobs.waiting import why_waiting
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+DISTRICT = Scope.district()
+
+
+@dataclass(frozen=True)
+class Nothing:
+    pass
+
+
+@job("test.nothing", queue="q")
+def nothing(ctx: JobContext, args: Nothing) -> None:
+    """Do nothing."""
+
+
+@job("test.single", queue="q", at_once=1)
+def single(ctx: JobContext, args: Nothing) -> None:
+    """Do nothing, one at a time."""
+
+
+KINDS = Kinds([nothing, single])
+
+
+class Kept:
+    """A delivery that keeps messages; `away` makes it a broker that does not answer."""
+
+    name = "kept"
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.away = False
+
+    def send(self, messages: Sequence[Message], queue: str) -> None:
+        if self.away:
+            raise UnavailableError("the broker is away")
+        self.sent.extend(messages)
+
+    def close(self) -> None:
+        pass
+
+
+def add(store: Store, kind: str, count: int) -> list[int]:
+    with store.transaction(DISTRICT) as conn:
+        return enqueue_many(conn, KINDS, [NewJob(kind) for _ in range(count)])
+
+
+def add_worker(store: Store, slots: int) -> None:
+    with store.transaction(DISTRICT) as conn:
+        conn.execute(
+            text(
+                "INSERT INTO theon.job_workers (id, campus_id, host, pid, delivery, queues,"
+                " state, slots) SELECT 'w', id, 'h', 1, 'kept', '{q}', 'running', :slots"
+                " FROM theon.campuses"
+            ),
+            {"slots": slots},
+        )
+
+
+def test_no_more_is_handed_out_than_twice_the_slots(store: Store) -> None:
+    add_worker(store, slots=3)
+    ids = add(store, "test.nothing", 20)
+    kept = Kept()
+    dispatcher = Dispatcher(store, KINDS, kept)
+    assert dispatcher.tick() == 6
+    assert dispatcher.tick() == 0
+    assert [m.job_id for m in kept.sent] == ids[:6]
+
+
+def test_two_dispatchers_hand_out_no_job_twice_and_keep_caps(store: Store) -> None:
+    add_worker(store, slots=50)
+    add(store, "test.nothing", 40)
+    add(store, "test.single", 5)
+    kept = Kept()
+    pair = [Dispatcher(store, KINDS, kept) for _ in range(2)]
+    for dispatcher in pair:
+        dispatcher.start()
+    until = time.monotonic() + 30
+    while len(kept.sent) < 41 and time.monotonic() < until:
+        time.sleep(0.02)
+    for dispatcher in pair:
+        dispatcher.stop()
+    for dispatcher in pair:
+        dispatcher.join(10)
+    assert len({m.job_id for m in kept.sent}) == len(kept.sent) == 41
+
+
+def test_a_job_whose_message_was_never_sent_comes_back_and_spends_no_attempt(
+    store: Store,
+) -> None:
+    add_worker(store, slots=1)
+    (job_id,) = add(store, "test.nothing", 1)
+    kept = Kept()
+    kept.away = True
+    with pytest.raises(UnavailableError):
+        Dispatcher(store, KINDS, kept).tick()
+    with store.transaction(DISTRICT) as conn:
+        conn.execute(text("UPDATE theon.jobs SET lease_until = clock_timestamp() - interval '1s'"))
+    kept.away = False
+    assert Dispatcher(store, KINDS, kept).tick() == 1
+    assert kept.sent == [Message(job_id, 2)]
+    with store.transaction(DISTRICT) as conn:
+        assert ledger.start(conn, [Message(job_id, 1)], "w") == []
+        assert ledger.start(conn, kept.sent, "w")[0].attempt == 1
+
+
+def test_a_page_says_why_a_job_waits(store: Store) -> None:
+    (job_id,) = add(store, "test.single", 1)
+    with store.transaction(DISTRICT) as conn:
+        assert why_waiting(conn, job_id, KINDS) == "no worker serves the queue q"
+    add_worker(store, slots=1)
+    with store.transaction(DISTRICT) as conn:
+        assert why_waiting(conn, job_id, KINDS).startswith("it may run now")
+        conn.execute(
+            text(
+                "INSERT INTO theon.job_pauses (campus_id, subject, value, paused_by)"
+                " SELECT id, 'queue', 'q', 'ann' FROM theon.campuses"
+            )
+        )
+        assert why_waiting(conn, job_id, KINDS) == "queue q is paused"
+    assert Dispatcher(store, KINDS, Kept()).tick() == 0
+
+
+def test_folding_the_counters_changes_no_depth(store: Store) -> None:
+    add_worker(store, slots=2)
+    add(store, "test.nothing", 5)
+    Dispatcher(store, KINDS, Kept()).tick()
+    depths = "SELECT state, sum(delta)::int FROM theon.job_counts GROUP BY 1 ORDER BY 1"
+    with store.transaction(DISTRICT) as conn:
+        before = conn.execute(text(depths)).all()
+    Dispatcher(store, KINDS, Kept()).tick()
+    with store.transaction(DISTRICT) as conn:
+        assert conn.execute(text(depths)).all() == before == [("dispatched", 4), ("queued", 1)]
