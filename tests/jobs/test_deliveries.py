@@ -14,6 +14,7 @@ from tests.jobs.test_celery import until
 from theon.errors import UnavailableError
 from theon.jobs import ledger
 from theon.jobs.deliveries.celery import CeleryConsumer, CeleryDelivery
+from theon.jobs.deliveries.local import LocalDelivery
 from theon.jobs.enqueue import NewJob, enqueue_many
 from theon.jobs.kinds import Kinds, job
 from theon.jobs.ledger import Message
@@ -114,9 +115,8 @@ def by_celery(redis: RedisServer, store: Store) -> Iterator[Bench]:
 
 @pytest.fixture
 def by_local(store: Store) -> Bench:
-    local = pytest.importorskip("theon.jobs.deliveries.local")
     worker = Worker(store)
-    return Bench(store, worker, local.LocalDelivery(worker))
+    return Bench(store, worker, LocalDelivery(worker))
 
 
 @pytest.fixture(params=["by_local", pytest.param("by_celery", marks=pytest.mark.service)])

@@ -3,20 +3,17 @@
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from theon.errors import TheonError
 from theon.jobs import candidates, ledger, policy, predict
+from theon.jobs.delivery import Delivery
 from theon.jobs.enqueue import CHANNEL
 from theon.jobs.kinds import Kinds
 from theon.store.engine import Store
 from theon.store.scope import Scope
-
-if TYPE_CHECKING:
-    from theon.jobs.delivery import Delivery
 
 LONGEST_SLEEP_S = 1.0
 LONGEST_BACKOFF_S = 5.0
@@ -31,7 +28,7 @@ _log = logging.getLogger(__name__)
 class Dispatcher:
     """Chooses by policy, marks, commits, sends. Use `tick`, or `start` and `stop`."""
 
-    def __init__(self, store: Store, kinds: Kinds, delivery: "Delivery") -> None:
+    def __init__(self, store: Store, kinds: Kinds, delivery: Delivery) -> None:
         self._store = store
         self._kinds = kinds
         self._delivery = delivery
