@@ -201,7 +201,8 @@ def _kernel(events: int, *, from_cells: bool) -> Result:
         cells, days = Manifest("cells", "hour"), Manifest("days", "day")
 
         def to_cells() -> None:
-            derive.build_cells(bench, cells, hours_of_files(bench, bench.files), complete=True)
+            hours = hours_of_files(bench, bench.files, complete=True)
+            derive.build_cells(bench, cells, hours, complete=True)
 
         def to_weeks() -> None:
             derive.build_days(bench, cells, days, derive.days_of_cells(bench, cells))

@@ -8,6 +8,7 @@ from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import duckdb
+import pyarrow.parquet as pq
 
 from theon.events.activity import ActivityRules
 from theon.lake.engine import sql_text
@@ -24,6 +25,9 @@ CHUNK_EVENTS = 2_000_000
 CHUNK_CELLS = 700_000
 # A rest of up to this part of a chunk is spread over the others.
 SMALL_REST = 0.2
+# Where more of the row groups than this overlap, they say too little about single hours.
+MAX_OVERLAP_EVENTS = CHUNK_EVENTS // 10
+MAX_SPAN_HOURS = 200_000
 # In order of the period, in small row groups: who wants a few periods skips the rest. Version 2's
 # encodings make these columns as small with snappy as zstd made version 1's, in less time.
 FILE_FORMAT = "FORMAT parquet, PARQUET_VERSION v2, COMPRESSION snappy, ROW_GROUP_SIZE 30720"
@@ -61,6 +65,41 @@ class Workbench:
         path = self.home / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         return relative, path
+
+
+def spread_over_hours(files: list[LakeFile]) -> dict[int, int] | None:
+    """Hour to about the number of its events, from what the files say of their row groups.
+
+    Good enough to cut a whole history into chunks, at no reading: a row group's events are
+    taken to lie evenly between its first and its last. A chunk is wrong by no more than the
+    row groups that reach over its ends, so by no more than twice `MAX_OVERLAP_EVENTS`.
+
+    Returns:
+        Every hour in which an event may lie; the numbers add up to all events. None where the
+        row groups are not in the order of time, or do not say.
+    """
+    hours: dict[int, int] = {}
+    overlap: dict[int, int] = {}
+    span = 0
+    for file in files:
+        metadata = pq.read_metadata(file.path)
+        column = metadata.schema.names.index("occurred_at")
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            found = group.column(column).statistics
+            if found is None or found.min is None or found.max is None:
+                return None
+            first = math.floor(found.min.timestamp() / kernel.HOUR_S)
+            width = math.floor(found.max.timestamp() / kernel.HOUR_S) - first + 1
+            span += width
+            if span > MAX_SPAN_HOURS:
+                return None
+            rows = group.num_rows
+            for n in range(width):
+                hour = first + n
+                hours[hour] = hours.get(hour, 0) + rows * (n + 1) // width - rows * n // width
+                overlap[hour] = overlap.get(hour, 0) + rows
+    return hours if max(overlap.values(), default=0) <= MAX_OVERLAP_EVENTS else None
 
 
 def build_cells(

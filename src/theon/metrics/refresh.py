@@ -41,7 +41,7 @@ class RefreshSummary:
 
     Attributes:
         events: events read again (all of each reopened hour).
-        hours: reopened hours.
+        hours: reopened hours; those with activity where all were.
         days: reopened local days.
         cells: live cells of the reopened hours.
         rows_written: metric to rows written or removed in PostgreSQL.
@@ -185,7 +185,7 @@ class _CampusRefresh:
                 self.progress,
                 files,
             )
-            hours = hours_of_files(bench, changed)
+            hours = hours_of_files(bench, changed, complete=all_cells)
             self._derive(bench, state, hours, all_cells=all_cells, all_days=all_days)
             written = self._publish(bench, state, version, stale)
         self.checkpoint("committed")
@@ -196,7 +196,7 @@ class _CampusRefresh:
         for name, rows in written.items():
             summary.rows_written[name] = summary.rows_written.get(name, 0) + rows
         summary.events += sum(hours.values())
-        summary.hours += len(hours)
+        summary.hours += len(state.cells.parts if all_cells else hours)
         summary.days += len(state.days.dirty)
         summary.cells += state.cells.rows(hours)
         summary.campuses.append(self.campus.slug)
@@ -346,10 +346,22 @@ class _OvertakenError(Exception):
     """Somebody else refreshed this campus meanwhile; begin again from what they left."""
 
 
-def hours_of_files(bench: derive.Workbench, files: list[LakeFile]) -> dict[int, int]:
-    """Hour to number of events in it, over `files`."""
+def hours_of_files(
+    bench: derive.Workbench, files: list[LakeFile], *, complete: bool = False
+) -> dict[int, int]:
+    """Hour to number of events in it, over `files`.
+
+    Args:
+        bench: the shared state.
+        files: which files.
+        complete: they are all there are; then about that number, and hours without any between
+            the others, are good enough (`derive.build_cells`) and need no reading.
+    """
     if not files:
         return {}
+    roughly = derive.spread_over_hours(files) if complete else None
+    if roughly is not None:
+        return roughly
     return dict(
         bench.engine.sql(
             f"SELECT epoch_us(occurred_at) // {kernel.HOUR_S * 1_000_000} AS hour_, count(*) FROM "
