@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.metrics.conftest import District, Row
+from theon.events.activity import parse_rules
+from theon.metrics import rows
+from theon.metrics.catalog import load_catalog
 
 # Sunday 25 October 2026 01:00 UTC: clocks go back in London, the hour 01:00-02:00 repeats.
 START = int(datetime(2026, 10, 24, 21, 0, tzinfo=UTC).timestamp())
@@ -303,3 +307,43 @@ def test_quarter_hour_zones_cut_days_at_their_own_midnight(district: District, z
         (9, 1),
         (10, 1),
     ]
+
+
+def test_days_too_many_to_keep_give_the_same_rows(
+    district: District, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether metrics share the days that were read, or each reads its own, shows nowhere."""
+    found = []
+    for limit in (rows.KEPT_DAY_ROWS, 0):
+        monkeypatch.setattr(rows, "KEPT_DAY_ROWS", limit)
+        campus = district.campus()
+        district.put(campus, [{"id": f"moodle:{n}", "at": START + n * 40_000} for n in range(40)])
+        district.refresh(campus)
+        late = [
+            {"id": f"moodle:late-{n}", "at": START + n * 200_000 + 600, "user_id": str(5 + n % 2)}
+            for n in range(8)
+        ]
+        district.put(campus, late)
+        district.refresh(campus)
+        found.append(district.all_rows(campus))
+        district.refresh(campus, rebuild=True)
+        assert district.all_rows(campus) == found[-1]
+    assert found[0] == found[1]
+
+
+def test_a_late_event_without_a_course_replaces_the_day_it_belongs_to(district: District) -> None:
+    """Rules may let events without a course count; a late one is not counted beside the old."""
+    shipped = resources.files("theon.events").joinpath("activity_rules.toml").read_text("utf-8")
+    no_course = '{ absent = ["course_id"] }, '
+    assert no_course in shipped
+    options = {
+        "rules": parse_rules(shipped.replace(no_course, "")),
+        "catalog": {"user_day": load_catalog()["user_day"]},
+    }
+    campus = district.campus("UTC")
+    for number in range(3):
+        at = START + 600 * number
+        district.put(campus, [{"id": f"moodle:{number}", "at": at, "course_id": None}])
+        district.refresh(campus, **options)
+    [row] = district.rows(campus, "user_day")
+    assert (row["total_actions"], row["time_spent_s"]) == (3, 1200)

@@ -23,6 +23,8 @@ from theon.settings import SLOT_S
 # Bounds the memory of one statement, and so of a rebuild, however long the history is.
 CHUNK_EVENTS = 2_000_000
 CHUNK_CELLS = 700_000
+# Up to about this many cells' events are put in memory before they are looked at: about 200 MB.
+HELD_CELLS = 100_000
 # A rest of up to this part of a chunk is spread over the others.
 SMALL_REST = 0.2
 # Where more of the row groups than this overlap, they say too little about single hours.
@@ -119,6 +121,10 @@ def build_cells(
         for chunk in _chunks(hours, CHUNK_EVENTS):
             wanted = list(range(chunk[0], chunk[-1] + 1)) if complete else chunk
             events = events_sql(bench.engine, bench.files, wanted, kernel.EVENT_COLUMNS)
+            if not complete and cells.rows(chunk) + sum(hours[h] for h in chunk) <= HELD_CELLS:
+                # Else the rules' conditions are pushed down beside the hours', and evaluated for
+                # all rows of every row group that one of the hours lies in.
+                events = f"WITH events_ AS MATERIALIZED ({events}) SELECT * FROM events_"
             relative, path = bench.new_path("cells")
             bench.engine.execute(
                 f"COPY ({kernel.cells_sql(events, bench.rules)} ORDER BY hour) TO {sql_text(path)} "
@@ -231,20 +237,29 @@ def _patched_sql(bench: Workbench, cells: Manifest, days: Manifest, chunk: list[
     if before is None:
         return None
     # In the file's order, a day or two per row group; the few new rows follow in their own.
-    kept = f"SELECT * FROM ({before}) ANTI JOIN changed_days USING (user_id, course_id, day)"
+    same_row = _same("day", "user_id", "course_id")
+    kept = f"SELECT * FROM ({before}) a ANTI JOIN changed_days b ON {same_row}"
     source = _cells_of_days(bench, cells, chunk)
     if source is None:
         return kept
     _make_slot_days(bench, chunk)
     # A gap lies within one learner and course, so nobody else's cells are needed.
-    who = "SELECT DISTINCT user_id, course_id FROM changed_days"
-    theirs = f"SELECT * FROM ({source}) SEMI JOIN ({who}) USING (user_id, course_id)"
-    fresh = kernel.days_sql(theirs, bench.rules, bench.session_limit_s)
     bench.engine.execute(
-        f"CREATE OR REPLACE TEMP TABLE fresh_days AS SELECT * FROM ({fresh}) "
-        "SEMI JOIN changed_days USING (user_id, course_id, day) ORDER BY day"
+        f"CREATE OR REPLACE TEMP TABLE their_cells AS SELECT * FROM ({source}) a "
+        "SEMI JOIN (SELECT DISTINCT user_id, course_id FROM changed_days) b "
+        f"ON {_same('user_id', 'course_id')}"
+    ).fetchall()
+    fresh = kernel.days_sql("FROM their_cells", bench.rules, bench.session_limit_s)
+    bench.engine.execute(
+        f"CREATE OR REPLACE TEMP TABLE fresh_days AS SELECT * FROM ({fresh}) a "
+        f"SEMI JOIN changed_days b ON {same_row} ORDER BY day"
     ).fetchall()
     return f"{kept} UNION ALL SELECT * FROM fresh_days"
+
+
+def _same(*columns: str) -> str:
+    """SQL condition that `a` and `b` agree; rules may let events without a course count."""
+    return " AND ".join(f"a.{c} IS NOT DISTINCT FROM b.{c}" for c in columns)
 
 
 def _cells_of_days(bench: Workbench, cells: Manifest, days: list[int]) -> str | None:

@@ -12,7 +12,7 @@ def publish(
     metric: Metric,
     campus_id: int,
     rows: pa.RecordBatchReader,
-    keys: pa.RecordBatchReader | None,
+    keys: pa.Table | None,
 ) -> int:
     """Replace rows of one campus by `rows`, in the caller's transaction.
 
@@ -37,33 +37,37 @@ def publish(
             f"SELECT {names} FROM {metric.table} WHERE false"
         )
     )
-    copy_in(conn, "stage", rows)
+    computed = copy_in(conn, "stage", rows)
     conn.execute(text("ANALYZE stage"))
-    among = ""
-    vanished = True
-    if keys is not None:
-        conn.execute(
-            text(
-                f"CREATE TEMP TABLE touched ON COMMIT DROP AS "
-                f"SELECT {', '.join(metric.keys)} FROM {metric.table} WHERE false"
-            )
-        )
-        touched = copy_in(conn, "touched", keys)
-        # Few keys vanish, mostly none: then the large table need not be looked through at all.
-        matched = " AND ".join(f"k.{k} = s.{k}" for k in metric.keys)
-        found = conn.execute(text(f"DELETE FROM touched k USING stage s WHERE {matched}"))
-        vanished = found.rowcount < touched
-        same = " AND ".join(f"t.{k} = k.{k}" for k in metric.keys)
-        among = f" AND EXISTS (SELECT 1 FROM touched k WHERE {same})"
     written = 0
-    if vanished:
-        if keys is not None:
-            conn.execute(text("ANALYZE touched"))
-        written += _remove_vanished(conn, metric, campus_id, among, same_key, activity)
+    if keys is None:
+        written = _remove_vanished(conn, metric, campus_id, "", same_key, activity)
+    elif computed < keys.num_rows:  # one row per key, as a definition gives: else one vanished
+        among = _keep_vanished_keys(conn, metric, keys)
+        written = _remove_vanished(conn, metric, campus_id, among, same_key, activity)
     written += _write_changed(conn, metric, campus_id, names, same_key, activity)
     conn.execute(text("DROP TABLE stage"))
     conn.execute(text("DROP TABLE IF EXISTS touched"))
     return written
+
+
+def _keep_vanished_keys(conn: Connection, metric: Metric, keys: pa.Table) -> str:
+    """Fill `touched` with the keys that have no row in `stage`; a condition that `t` is there.
+
+    They are few, so they are found by the primary key and the table is not read through.
+    """
+    conn.execute(
+        text(
+            f"CREATE TEMP TABLE touched ON COMMIT DROP AS "
+            f"SELECT {', '.join(metric.keys)} FROM {metric.table} WHERE false"
+        )
+    )
+    copy_in(conn, "touched", keys)
+    matched = " AND ".join(f"k.{k} = s.{k}" for k in metric.keys)
+    conn.execute(text(f"DELETE FROM touched k USING stage s WHERE {matched}"))
+    conn.execute(text("ANALYZE touched"))
+    same = " AND ".join(f"t.{k} = k.{k}" for k in metric.keys)
+    return f" AND EXISTS (SELECT 1 FROM touched k WHERE {same})"
 
 
 def _remove_vanished(

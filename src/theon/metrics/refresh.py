@@ -287,7 +287,7 @@ class _CampusRefresh:
                         metric,
                         self.campus.id,
                         rows,
-                        None if keys is None else keys.to_reader(),
+                        keys,
                     )
                     self.checkpoint(f"{name} written")
                     step.advance()
