@@ -1,4 +1,4 @@
-"""The port between the dispatcher and whoever carries messages to workers."""
+"""The port of deliveries: how a message reaches a worker. It decides nothing."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,17 +7,24 @@ from theon.jobs.ledger import Message
 
 
 class Delivery(Protocol):
-    """Carries messages. It may lose, repeat or reorder them: the ledger knows better."""
+    """Carries messages; it may lose them or bring them twice, for the ledger has the truth."""
 
     name: str
 
     def send(self, messages: Sequence[Message], queue: str) -> None:
-        """Carry `messages` to a worker of `queue`.
+        """Hand `messages` to a worker that takes jobs of `queue`.
 
         Raises:
-            UnavailableError: the broker is away. What was marked comes back when the lease of
-                its dispatch ends.
+            UnavailableError: the broker is away; the jobs come back when their dispatch lease
+                ends.
         """
 
     def close(self) -> None:
-        """Close connections; a second time does nothing."""
+        """Close what is open; may be called again."""
+
+
+class TakesMessages(Protocol):
+    """The part of a supervisor that a delivery in the same process needs."""
+
+    def submit(self, messages: Sequence[Message]) -> None:
+        """Take messages; returns at once."""

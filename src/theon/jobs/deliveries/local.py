@@ -1,31 +1,24 @@
-"""The delivery inside one process: messages go straight to the supervisor beside it."""
+"""Delivery inside one process: the dispatcher's messages go straight to the supervisor."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from theon.jobs.delivery import TakesMessages
 from theon.jobs.ledger import Message
 
 
-class Submits(Protocol):
-    """What takes messages: a worker's supervisor."""
-
-    def submit(self, messages: Sequence[Message]) -> None:
-        """Take messages and return at once; may be called from any thread."""
-
-
 class LocalDelivery:
-    """Needs no broker, so it cannot be away."""
+    """Hands messages to the supervisor of this process; see `theon.jobs.delivery.Delivery`."""
 
     name = "local"
 
-    def __init__(self, supervisor: Submits) -> None:
+    def __init__(self, supervisor: TakesMessages) -> None:
         self._supervisor = supervisor
 
     def send(self, messages: Sequence[Message], queue: str) -> None:
-        """See `Delivery.send`."""
-        del queue  # one supervisor serves all queues of the process
+        """Hand them over; the one supervisor takes all queues."""
+        del queue
         if messages:
             self._supervisor.submit(messages)
 
     def close(self) -> None:
-        """See `Delivery.close`."""
+        """Nothing is open: the supervisor belongs to who made it."""
