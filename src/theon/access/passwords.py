@@ -50,9 +50,10 @@ def hash_password(password: str) -> str:
 
 def verify_password(known: str | None, password: str) -> bool:
     """Whether the password fits the hash; None, an unknown name, takes as long and never fits."""
-    against = _decoy() if known is None else known
     if len(password) > LONGEST:
         return False
+    decoy = _decoy()  # made for whoever comes first, or the first unknown name takes longer
+    against = decoy if known is None else known
     with _TURNS:
         try:
             HASHER.verify(against, _normal(password))
