@@ -18,6 +18,7 @@ from theon.access.principals import Principal
 from theon.access.roles import Role
 from theon.access.sessions import digest
 from theon.api.sign_in import require
+from theon.errors import UnavailableError
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
@@ -373,3 +374,24 @@ def test_nobody_reads_another_campuss_rows(
         Role.CAMPUS_ADMINISTRATOR: ["u-oak"],
         Role.TEACHER: ["u-oak"],
     }
+
+
+def test_a_database_that_is_away_is_nobodys_fault(
+    app: FastAPI, account: Callable[[Role], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 rather than 401, so that a browser keeps its cookie and a service its key."""
+    client = TestClient(app)
+    sign_in(client, account(Role.TEACHER))
+
+    def gone(*_: object) -> None:
+        raise UnavailableError("the database went away", next_step="Try again.")
+
+    with monkeypatch.context() as then:
+        then.setattr(Store, "transaction", gone)
+        bearer = {"Authorization": "Bearer theon_abcdefgh_x"}
+        answers = [client.get("/people"), client.get("/people", headers=bearer)]
+        form = {"name": "teacher", "password": PASSWORD}
+        answers.append(client.post("/sign-in", data=form, headers={"Origin": ORIGIN}))
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert answers[0].json() == {"error": "the database went away", "next_step": "Try again."}
+    assert client.get("/people").status_code == 200

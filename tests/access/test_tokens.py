@@ -4,9 +4,11 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import jwt
@@ -324,6 +326,38 @@ def test_keys_outlive_a_short_failure_of_their_issuer(issuer: Issuer) -> None:
     issuer.now += 3600
     with pytest.raises(UnavailableError):
         tokens.read(good)
+
+
+def test_keys_come_from_the_address_that_was_set() -> None:
+    """Over real HTTP; where it sends us elsewhere, or sends too much, nothing is taken."""
+    paths: list[str] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(302 if self.path == "/moved" else 200)
+            self.send_header("Location", "/jwks")
+            self.end_headers()
+            padding = b" " * (2 << 20 if self.path == "/large" else 0)
+            self.wfile.write(padding + published(("r1", RSA_KEY)))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        good = sign(RSA_KEY, "RS256", "r1")
+
+        def tokens(path: str) -> Tokens:
+            url = f"http://127.0.0.1:{server.server_port}{path}"
+            return Tokens(PublicKeys(url), audience=AUDIENCE, issuer=ISSUER)
+
+        assert tokens("/jwks").read(good).name == "Ann"
+        for path in ("/moved", "/large"):
+            with pytest.raises(UnavailableError):
+                tokens(path).read(good)
+        server.shutdown()
+    assert paths == ["/jwks", "/moved", "/large"]
 
 
 @pytest.mark.parametrize(
