@@ -204,7 +204,7 @@ class Clerk:
         before_s = time.monotonic()
         try:
             with self._store.transaction(Scope.district()) as conn:
-                attempts = ledger.start(conn, messages, self._worker_id)
+                attempts = ledger.start(conn, messages, self._worker_id, lease_s=ledger.RUN_LEASE_S)
                 doubtful = self._doubtful.intersection(messages)
                 if doubtful:
                     attempts += self._already_begun(conn, doubtful)
@@ -379,9 +379,8 @@ class Pulse:
         wait_ms = LOCK_WAIT_MS if len(runs) > 1 else LOCK_WAIT_MS // 10
         with self._store.transaction(Scope.district()) as conn:
             conn.execute(text(f"SET LOCAL lock_timeout = {wait_ms}"))
-            held = ledger.renew(
-                conn, [Progress(r.message.job_id, r.message.token, *r.progress) for r in runs]
-            )
+            told = [Progress(r.message.job_id, r.message.token, *r.progress) for r in runs]
+            held = ledger.renew(conn, told, lease_s=ledger.RUN_LEASE_S)
             kept = {Message(h.job_id, h.token): h.cancel_asked for h in held}
             missing = [run for run in runs if run.message not in kept]
             asked = [run for run in runs if kept.get(run.message)]

@@ -46,6 +46,7 @@ class Child:
         attempts: how many it was given.
         base_mb: resident megabytes before the first attempt.
         ending_since_s: when it was asked to end (monotonic), or None.
+        mute_since_s: when its pipe broke (monotonic), or None.
     """
 
     def __init__(self, kinds_source: str, settings: Settings) -> None:
@@ -85,6 +86,7 @@ class Child:
         self.base_mb = 0.0
         self.started_s = time.monotonic()
         self.ending_since_s: float | None = None
+        self.mute_since_s: float | None = None
         self._killed = False
 
     def give(self, frame: bytes, lease_until_s: float) -> None:

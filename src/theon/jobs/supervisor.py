@@ -197,9 +197,9 @@ class Supervisor:
         try:
             words = child.read()
         except BrokenPipeOfChildError:
-            # Its end is told by `gone`; one that goes on without a pipe is of no use.
+            # Most likely it died, which `gone` tells in a moment; else `_look` ends it.
             self._selector.unregister(child.pipe)
-            child.kill()
+            child.mute_since_s = time.monotonic()
             return
         for word, *rest in words:
             if word == "ready":
@@ -285,6 +285,9 @@ class Supervisor:
             elif child.ending_since_s is not None:
                 if now_s - child.ending_since_s >= KILL_AFTER_S:
                     child.kill()
+            elif child.mute_since_s is not None:
+                if now_s - child.mute_since_s >= KILL_AFTER_S:
+                    child.kill()
             elif run is not None:
                 if measure:
                     run.peak_mb = max(run.peak_mb, child.memory_mb())
@@ -353,7 +356,7 @@ class Supervisor:
         while self._ready and self._idle:
             # The last one that was busy: its memory and its connections are warm.
             child = self._idle.pop()
-            if child.ending_since_s is not None or child.is_gone():
+            if child.ending_since_s or child.mute_since_s or child.is_gone():
                 continue
             run = self._ready.popleft()
             run.began_s = now_s
