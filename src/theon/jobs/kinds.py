@@ -6,6 +6,7 @@ Declaring one has no effect by itself: `bootstrap.job_kinds` lists the kinds of 
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -43,6 +44,9 @@ class JobContext(Protocol):
 
     def log(self, message: str, **details: Any) -> None:
         """Write a line to the log with the job's id."""
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """A transaction in the scope of the job's campus."""
 
     def finish(self, conn: Connection, result: Any = None) -> None:
         """Complete the job in the transaction of its effect, under its token.
