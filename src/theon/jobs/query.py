@@ -216,7 +216,9 @@ def find_ids(
     found, values = conditions(conn, chosen)
     source = _source(conn, chosen)
     where = " AND ".join(found) or "true"
-    values |= {"keys": source.keys, "before": before, "limit": limit, "scan": SCANNED_JOBS}
+    values |= {
+        "keys": source.keys, "before": before, "limit": limit, "scan": max(SCANNED_JOBS, limit),
+    }  # fmt: skip
     inner = f"SELECT * FROM theon.jobs AS j WHERE {source.condition} AND j.id < :before"
     ids = [
         int(job_id)
@@ -260,7 +262,12 @@ def _source(conn: Connection, chosen: JobFilter) -> _Source:
         return by_state
     scope = conn.execute(text("SELECT current_setting('theon.scope', true)")).scalar() or ""
     if chosen.campuses or scope != DISTRICT:
-        ids = campus_ids(conn, chosen.campuses or ((scope,) if scope else ()))
+        seen = text("SELECT id FROM theon.campuses ORDER BY id")
+        ids = (
+            campus_ids(conn, chosen.campuses)
+            if chosen.campuses
+            else list(conn.execute(seen).scalars())
+        )
         if len(ids) <= CAMPUSES_READ_APART:
             return _Source(ids, "int", "j.campus_id = k.key", int(bool(chosen.campuses)))
     return by_state if chosen.states else _Source([0], "int", "k.key = 0", 0)
