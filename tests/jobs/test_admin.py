@@ -153,6 +153,23 @@ def test_what_waits_for_a_cancelled_job_fails_also_in_another_campus(store: Stor
     assert row(store, there).error == f"job {first}, which it needs, did not complete"
 
 
+@pytest.mark.parametrize("words", ["a\0b", "half \ud800", "%s :x {y}", "é" * 3_000])
+def test_whatever_somebody_types_as_a_reason_is_kept(store: Store, words: str) -> None:
+    """Letters that the database cannot keep are replaced; the action does not fail for them."""
+    queued, running = put(store, NewJob("test.count"), NewJob("test.count"))
+    begin(store, running)
+    do(store, admin.cancel, [queued, running], words, words)
+    with store.transaction(DISTRICT) as conn:
+        admin.pause(conn, KINDS, "queue", "test", words, reason=words)
+        with pytest.raises(InputError):
+            admin.pause(conn, KINDS, "queue", words, "ada")
+        with pytest.raises(InputError):
+            admin.pause(conn, KINDS, "campus", words, "ada")
+    kept = words.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    assert row(store, queued).reason == f"cancelled by {kept}: {kept}"
+    assert [found["reason"] for found in detail(store)] == [kept, kept]
+
+
 # -- retry and discard ---------------------------------------------------------------------
 
 

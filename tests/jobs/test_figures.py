@@ -98,8 +98,9 @@ def add_worker(
 
 def found_targets(store: Store, scope: str = "district") -> dict[str, Target]:
     with store.transaction(Scope(scope)) as conn:
-        kinds = figures.kind_figures(conn)
-        return {target.name: target for target in figures.targets(conn, kinds)}
+        window = figures.look_back(conn)
+        kinds = figures.kind_figures(conn, window)
+        return {target.name: target for target in figures.targets(conn, kinds, window)}
 
 
 # -- figures -------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def test_a_kind_tells_how_it_ended_and_how_long_it_took(store: Store) -> None:
     ran(store, "test.quick", {"completed": 1}, seconds=1)
     with store.transaction(DISTRICT) as conn:
         found, other = figures.kind_figures(conn)
-        assert figures.kind_figures(conn, window_s=0.000001) == []
+        assert figures.kind_figures(conn, figures.look_back(conn, 0.000001)) == []
     assert (found.kind, found.attempts, found.completed, found.failed, found.lost) == (
         "import.slow", 8, 6, 2, 0,
     )  # fmt: skip
@@ -167,12 +168,12 @@ def test_of_very_many_attempts_the_latest_tell(
         " - make_interval(secs => 10 * (job_id - 1))",
     )
     with store.transaction(DISTRICT) as conn:
-        assert figures.covered_s(conn) == 3_600
+        assert figures.look_back(conn).seconds == 3_600
         monkeypatch.setattr(figures, "ATTEMPTS_LOOKED_AT", 10)
-        assert 90 <= figures.covered_s(conn) < 100
+        assert 100 <= figures.look_back(conn).seconds < 110
         (queue,) = figures.queue_figures(conn)
         (kind,) = figures.kind_figures(conn)
-    assert 6 < queue.ended_per_minute < 7
+    assert 5.5 < queue.ended_per_minute <= 6
     assert kind.attempts == 10
 
 

@@ -110,7 +110,9 @@ def test_a_span_has_both_its_days() -> None:
         ("created:2026-02-30", "'2026-02-30' is no date"),
         ("created:9999-12-31", "'9999-12-31' is no date"),
         ('owner:"Ada', "a double quote is opened"),
-        ("a\0b", "NUL"),
+        ("a\0b", "text has a NUL"),
+        ("owner:a\0b", "owners has a NUL"),
+        ("half \ud800", "or half of one"),
     ],
 )
 def test_words_that_mean_nothing_are_refused_with_what_there_is(words: str, what: str) -> None:

@@ -342,6 +342,21 @@ def test_what_comes_and_what_was_is_shown(store: Store) -> None:
     assert (state.runs[0].fire_at, state.missed) == (bench.clock.now, 2)
 
 
+def test_a_zone_that_this_machine_does_not_know_hides_no_schedule(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is shown without fire times, the others fire, and the log says why it does not."""
+    bench = Bench(store, HOURLY, replace(HOURLY, name="lost"))
+    bench.do("UPDATE theon.job_schedules SET timezone = 'Mars/Base' WHERE name = 'lost'")
+    assert bench.tick("2026-03-02 10:00") == 1
+    with store.transaction(DISTRICT) as conn:
+        hourly, lost = bench.scheduler.upcoming(conn)
+        with pytest.raises(InputError, match="no schedule"):
+            bench.scheduler.pause(conn, "a\0b", "ada", campus="\ud800")
+    assert (len(hourly.upcoming), lost.upcoming) == (5, ())
+    assert "schedule lost of district" in caplog.text
+
+
 def test_a_campus_sees_and_changes_its_own_schedules_only(store: Store) -> None:
     """Pausing in a campus's scope leaves its sibling and the district alone."""
     add_campus(store, "north", "UTC")

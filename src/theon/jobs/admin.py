@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from theon.errors import InputError
 from theon.jobs import moves
 from theon.jobs.audit import write_audit
+from theon.jobs.context import clean
 from theon.jobs.errors import DependencyError
 from theon.jobs.kinds import Kinds
 from theon.jobs.moves import Done
@@ -302,8 +303,8 @@ def pause(
             "  until = excluded.until"
         ),
         {
-            "campus_id": campus_id, "subject": subject, "value": value, "reason": reason,
-            "actor": actor, "until": until,
+            "campus_id": campus_id, "subject": subject, "value": value, "reason": clean(reason),
+            "actor": clean(actor), "until": until,
         },
     )  # fmt: skip
     detail = {"reason": reason, "until": until, "campus": campus}
@@ -325,7 +326,7 @@ def resume(
             "DELETE FROM theon.job_pauses"
             " WHERE campus_id = :campus_id AND subject = :subject AND value = :value"
         ),
-        {"campus_id": campus_id, "subject": subject, "value": value},
+        {"campus_id": campus_id, "subject": clean(subject), "value": clean(value)},
     ).rowcount
     if not resumed:
         raise InputError(
@@ -348,6 +349,7 @@ def _check_subject(conn: Connection, kinds: Kinds, subject: str, value: str) -> 
         )
     if subject == "campus":
         return
+    value = clean(value)
     declared = {kind.queue if subject == "queue" else kind.name for kind in kinds.values()}
     if value in declared:
         return
@@ -371,7 +373,7 @@ def _campus_id(conn: Connection, slug: str | None) -> int:
             "SELECT id FROM theon.campuses"
             " WHERE slug = coalesce(:slug, current_setting('theon.scope', true))"
         ),
-        {"slug": slug},
+        {"slug": None if slug is None else clean(slug)},
     ).scalar()
     if found is None:
         raise InputError(f"there is no campus {slug!r} in this scope", where="campus")

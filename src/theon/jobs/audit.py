@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from theon.jobs.context import clean
+
 
 def write_audit(
     conn: Connection,
@@ -34,7 +36,18 @@ def write_audit(
             " FROM theon.campuses AS c WHERE c.slug = current_setting('theon.scope', true)"
         ),
         {
-            "campus_id": campus_id, "actor": actor, "action": action, "subject": subject,
-            "detail": json.dumps(detail, default=str),
+            "campus_id": campus_id, "actor": clean(actor), "action": action,
+            "subject": clean(subject), "detail": json.dumps(_clean(detail), default=str),
         },
     )  # fmt: skip
+
+
+def _clean(value: Any) -> Any:
+    """`value` with texts that PostgreSQL can keep: a line must not fail for what somebody typed."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping):
+        return {clean(str(name)): _clean(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(part) for part in value]
+    return value

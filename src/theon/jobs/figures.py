@@ -6,8 +6,8 @@ Everything is of the scope of the caller's transaction; workers are the district
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -16,10 +16,23 @@ from theon.jobs.candidates import ALIVE_S
 from theon.store.scope import DISTRICT
 
 WINDOW_S = 3_600.0
-ATTEMPTS_LOOKED_AT = 50_000
+ATTEMPTS_LOOKED_AT = 20_000
 DEAD_LETTERS_LOOKED_AT = 50_000
 
 COMPLETION, MEAN_RUN_S, FAILURES, UTILISATION, UPTIME = 0.95, 30.0, 0.05, 0.70, 0.99
+
+
+@dataclass(frozen=True)
+class Window:
+    """The time that figures are of, on the database's clock."""
+
+    since: datetime
+    now: datetime
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return (self.now - self.since).total_seconds()
 
 
 @dataclass(frozen=True)
@@ -146,25 +159,20 @@ class Target:
         return self.value > self.limit if self.above else self.value < self.limit
 
 
-# The attempts of the window; `since` is where the window begins, or the oldest that is looked at.
-_RECENT = """
-WITH span AS (SELECT clock_timestamp() AS now,
-    clock_timestamp() - make_interval(secs => :window_s) AS start
-), latest AS MATERIALIZED (
-    SELECT a.* FROM theon.job_attempts AS a, span
-    WHERE a.ended_at > span.start AND a.ended_at <= span.now
-    ORDER BY a.ended_at DESC LIMIT :attempts
-), covered AS (
-    SELECT now, CASE WHEN (SELECT count(*) FROM latest) < :attempts THEN start
-        ELSE (SELECT min(ended_at) FROM latest) END AS since FROM span
-), recent AS (
-    SELECT l.*, extract(epoch FROM l.ended_at - l.started_at)::float8 AS run_s,
-        greatest(0, extract(epoch FROM l.ended_at - greatest(l.started_at, c.since)))::float8
-            AS busy_s
-    FROM latest AS l, covered AS c
-)"""
+_WINDOW = """
+SELECT coalesce((SELECT a.ended_at FROM theon.job_attempts AS a
+        WHERE a.ended_at > w.since AND a.ended_at <= w.now
+        ORDER BY a.ended_at DESC OFFSET :attempts LIMIT 1), w.since), w.now
+FROM (SELECT CAST(:since AS timestamptz) AS since, CAST(:now AS timestamptz) AS now) AS w"""
 
-_SPAN = "SELECT extract(epoch FROM now - since)::float8, since, now FROM covered"
+# The attempts of the window, and how long each held a slot in it.
+_RECENT = """
+WITH recent AS (
+    SELECT campus_id, job_id, token, kind, started_at, ended_at, waited_s, outcome, error_kind,
+        peak_memory_mb, extract(epoch FROM ended_at - started_at)::float8 AS run_s,
+        greatest(0, extract(epoch FROM ended_at - greatest(started_at, :since)))::float8 AS busy_s
+    FROM theon.job_attempts WHERE ended_at > :since AND ended_at <= :now
+)"""
 
 _QUEUES = """, waits AS (
     SELECT j.queue, count(*) AS ended,
@@ -178,9 +186,9 @@ _QUEUES = """, waits AS (
     GROUP BY queue
 )
 SELECT d.queue, d.depth,
-    coalesce(w.ended, 0) * 60 / greatest(1, extract(epoch FROM c.now - c.since))::float8,
-    w.p50, w.p95
-FROM covered AS c CROSS JOIN depths AS d LEFT JOIN waits AS w USING (queue) ORDER BY d.queue"""
+    coalesce(w.ended, 0) * 60 / greatest(1, extract(epoch FROM
+        CAST(:now AS timestamptz) - CAST(:since AS timestamptz)))::float8, w.p50, w.p95
+FROM depths AS d LEFT JOIN waits AS w USING (queue) ORDER BY d.queue"""
 
 _KINDS = """
 SELECT kind, count(*) FILTER (WHERE outcome IN ('completed', 'failed', 'lost')),
@@ -239,15 +247,25 @@ FROM theon.job_workers
 WHERE heartbeat_at > clock_timestamp() - make_interval(secs => :since_s) ORDER BY id"""
 
 
-def queue_figures(conn: Connection, *, window_s: float = WINDOW_S) -> list[QueueFigures]:
-    """Depth, rate and waits of every queue that has jobs."""
-    rows = conn.execute(text(_RECENT + _QUEUES), _window(window_s))
-    return [QueueFigures(*row) for row in rows]
+def look_back(conn: Connection, window_s: float = WINDOW_S) -> Window:
+    """The window of so many seconds up to now; shorter where very many attempts ended in it."""
+    now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
+    since = now - timedelta(seconds=window_s)
+    # The bounds are values and no part of the statement, so that the index is read from its end.
+    given = {"since": since, "now": now, "attempts": ATTEMPTS_LOOKED_AT}
+    return Window(*conn.execute(text(_WINDOW), given).one())
 
 
-def kind_figures(conn: Connection, *, window_s: float = WINDOW_S) -> list[KindFigures]:
-    """How the attempts of each kind ended in the window, and how long they took."""
-    return [KindFigures(*row) for row in conn.execute(text(_RECENT + _KINDS), _window(window_s))]
+def queue_figures(conn: Connection, window: Window | None = None) -> list[QueueFigures]:
+    """Depth, rate and waits of every queue that has jobs; by default over an hour."""
+    given = asdict(window or look_back(conn))
+    return [QueueFigures(*row) for row in conn.execute(text(_RECENT + _QUEUES), given)]
+
+
+def kind_figures(conn: Connection, window: Window | None = None) -> list[KindFigures]:
+    """How the attempts of each kind ended, and how long they took; by default in an hour."""
+    given = asdict(window or look_back(conn))
+    return [KindFigures(*row) for row in conn.execute(text(_RECENT + _KINDS), given)]
 
 
 def dead_letters(conn: Connection) -> list[DeadLetters]:
@@ -273,15 +291,8 @@ def list_workers(conn: Connection, *, since_s: float = 86_400.0) -> list[WorkerF
     return workers
 
 
-def covered_s(conn: Connection, *, window_s: float = WINDOW_S) -> float:
-    """The seconds that the figures of a window are of."""
-    return float(conn.execute(text(_RECENT + _SPAN), _window(window_s)).one()[0])
-
-
-def targets(
-    conn: Connection, kinds: Sequence[KindFigures], *, window_s: float = WINDOW_S
-) -> tuple[Target, ...]:
-    """The five targets of C10 over the window.
+def targets(conn: Connection, kinds: Sequence[KindFigures], window: Window) -> tuple[Target, ...]:
+    """The five targets of C10 over a window.
 
     completion: of the jobs whose last attempt of the window ended them, the share that completed
         (the others are dead letters, discarded or not; cancelled jobs and those that will be
@@ -300,13 +311,12 @@ def targets(
     Args:
         conn: in the scope of who asks.
         kinds: figures of the same window.
-        window_s: seconds back from now.
+        window: that `look_back` gave.
     """
-    _, since, now = conn.execute(text(_RECENT + _SPAN), _window(window_s)).one()
-    completed, failed = conn.execute(text(_RECENT + _ENDED), _window(window_s)).one()
+    completed, failed = conn.execute(text(_RECENT + _ENDED), asdict(window)).one()
     utilisation = uptime = None
     if conn.execute(text("SELECT current_setting('theon.scope', true)")).scalar() == DISTRICT:
-        given = {"since": since, "now": now, "alive_s": ALIVE_S}
+        given = {**asdict(window), "alive_s": ALIVE_S}
         lives = conn.execute(text(_LIVES), given).all()
         running_s = conn.execute(text(_RUNNING_S), given).scalar_one()
         offered_s = sum(slots * (end - start).total_seconds() for slots, start, end, _ in lives)
@@ -314,7 +324,7 @@ def targets(
         utilisation = min(1.0, busy_s / offered_s) if offered_s > 0 else None
         ever = conn.execute(text("SELECT min(started_at) FROM theon.job_workers")).scalar()
         if ever is not None:
-            counted_s = (now - max(ever, since)).total_seconds()
+            counted_s = (window.now - max(ever, window.since)).total_seconds()
             alive_s = _covered_s([(start, end) for _, start, end, _ in lives])
             uptime = min(1.0, alive_s / counted_s) if counted_s > 0 else None
     ran = sum(kind.completed for kind in kinds)
@@ -327,10 +337,6 @@ def targets(
         Target("utilisation", utilisation, UTILISATION, above=False),
         Target("uptime", uptime, UPTIME, above=True),
     )
-
-
-def _window(window_s: float) -> dict[str, Any]:
-    return {"window_s": window_s, "attempts": ATTEMPTS_LOOKED_AT}
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -51,13 +51,14 @@ class Health:
 
 def health(conn: Connection, *, window_s: float = figures.WINDOW_S) -> Health:
     """The figures of a window, up to now, of the scope of `conn`."""
-    kinds = figures.kind_figures(conn, window_s=window_s)
-    queues = figures.queue_figures(conn, window_s=window_s)
-    found = figures.targets(conn, kinds, window_s=window_s)
+    window = figures.look_back(conn, window_s)
+    kinds = figures.kind_figures(conn, window)
+    queues = figures.queue_figures(conn, window)
+    found = figures.targets(conn, kinds, window)
     slowest = sorted(kinds, key=lambda kind: kind.run_p95_s or 0.0, reverse=True)
     failing = sorted(kinds, key=lambda kind: kind.failed + kind.lost, reverse=True)
     return Health(
-        figures.covered_s(conn, window_s=window_s),
+        window.seconds,
         found,
         tuple(queues),
         tuple(kinds),

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from theon.errors import InputError
 from theon.jobs import ledger
+from theon.jobs.context import clean
 from theon.jobs.enqueue import AGEING_S, CHANNEL, PRIORITIES
 from theon.jobs.kinds import Kinds
 from theon.jobs.states import ENDED, State
@@ -236,7 +237,7 @@ def priority_of(word: str) -> int:
 
 def _why(what: str, actor: str, reason: str) -> str:
     # The worker of a running job takes it over if it begins with "cancelled".
-    return f"{what} by {actor}: {reason}" if reason else f"{what} by {actor}"
+    return clean(f"{what} by {actor}: {reason}" if reason else f"{what} by {actor}")
 
 
 def notify(conn: Connection, what: str) -> None:

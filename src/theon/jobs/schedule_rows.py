@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from theon.errors import InputError
 from theon.jobs import cron as cron_lines
+from theon.jobs.context import clean
 from theon.jobs.enqueue import PRIORITIES
 
 FORMER_RUNS = 100  # that are looked at for one that has not ended
@@ -189,14 +190,19 @@ def states(
             row.name, row.slug, row.kind, row.arguments, row.cron, row.timezone, row.catch_up,
             row.may_overlap, priorities.get(row.priority, str(row.priority)), row.summary,
             row.paused_by, row.paused_at,
-            () if row.paused_at else tuple(
-                cron_lines.next_fires(row.cron, row.timezone, max(now, row.seen_until), count)
-            ),
+            () if row.paused_at else _next(row, max(now, row.seen_until), count),
             tuple(_run(run) for run in row.runs),
             row.missed,
         )
         for row in conn.execute(text(_STATES), {"name": name, "campus": campus, "runs": runs})
     ]  # fmt: skip
+
+
+def _next(row: Any, after: datetime, count: int) -> tuple[datetime, ...]:
+    try:
+        return tuple(cron_lines.next_fires(row.cron, row.timezone, after, count))
+    except InputError:  # a campus's zone that this machine does not know; the log says so
+        return ()
 
 
 def _run(found: Mapping[str, Any]) -> ScheduleRun:
@@ -215,7 +221,7 @@ def held(conn: Connection, name: str, campus: str | None) -> list[Row]:
             f"{_ROWS} WHERE s.name = :name AND (CAST(:campus AS text) IS NULL OR c.slug = :campus)"
             " ORDER BY s.campus_id FOR UPDATE OF s"
         ),
-        {"name": name, "campus": campus},
+        {"name": clean(name), "campus": None if campus is None else clean(campus)},
     )
     rows = [Row._make(row) for row in found]
     if not rows:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from theon.errors import InputError
+from theon.jobs.context import clean
 from theon.jobs.states import State
 
 # Name of a token to the attribute of the filter.
@@ -61,7 +62,8 @@ class JobFilter:
         """Refuse what no job could match.
 
         Raises:
-            InputError: a state does not exist, or a moment has no time zone.
+            InputError: a state does not exist, a moment has no time zone, or a word has letters
+                that no text in the database can have.
         """
         for state in self.states:
             if state not in STATES:
@@ -70,8 +72,9 @@ class JobFilter:
             value = getattr(self, field.name)
             if isinstance(value, datetime) and value.tzinfo is None:
                 raise InputError(f"{field.name} has no time zone", where="filter")
-            if "\0" in str(value):
-                raise InputError(f"{field.name} has a NUL character", where="filter")
+            words = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(word, str) and clean(word) != word for word in words):
+                raise InputError(f"{field.name} has a NUL character or half of one", where="filter")
 
     def as_json(self) -> dict[str, Any]:
         """What the filter says, for a record of it."""
