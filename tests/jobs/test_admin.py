@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from tests.jobs import kinds_for_tests
+from tests.jobs.conftest import Shop, alive, until
 
 from theon.errors import InputError
 from theon.jobs import admin, candidates, ledger, moves
@@ -496,6 +498,24 @@ def test_a_need_that_ends_while_its_dependent_is_retried_is_not_waited_for_in_va
             for future in [pool.submit(finish), pool.submit(retry)]:
                 future.result(60)
         assert (row(store, job_id).state, row(store, job_id).waits_for) == ("scheduled", 0)
+
+
+def test_a_worker_ends_what_was_cancelled_and_it_can_run_again(shop: Shop) -> None:
+    """With a real worker and a real process: it says who cancelled it; the retry is another run."""
+    shop.open()
+    job_id = shop.run("try.wait", seconds=120)
+    (noted,) = shop.notes(1)
+    with shop.store.transaction(DISTRICT) as conn:
+        assert admin.cancel(conn, [job_id], "ada", "too long").asked == (job_id,)
+    found = shop.ended(job_id)
+    assert (found.state, found.reason) == ("cancelled", "cancelled by ada: too long")
+    until(lambda: not alive(noted["pid"]), "its process ends")
+    with shop.store.transaction(DISTRICT) as conn:
+        arguments = {"notes": str(shop.notes_path)}
+        admin.retry(conn, kinds_for_tests.kinds(), [job_id], "ada", arguments)
+    (found,) = shop.settle(job_id)
+    assert (found.state, found.result, found.attempts) == ("completed", "waited", 1)
+    assert shop.outcomes(job_id) == ["cancelled", "completed"]
 
 
 numbers = st.lists(st.integers(0, 6), min_size=1, max_size=4, unique=True)

@@ -254,6 +254,8 @@ def test_what_cannot_be_enqueued_stops_no_other_schedule(
     bench = Bench(store, HOURLY, replace(HOURLY, name="other"))
     bench.do("UPDATE theon.job_schedules SET kind = 'gone.kind' WHERE name = 'hourly'")
     assert bench.tick("2026-03-02 10:00") == 1
+    assert bench.tick("2026-03-02 10:00:01") == 0
+    assert len(caplog.records) == 1  # not once a second
     assert (bench.runs("hourly"), bench.runs("other")) == ({}, {"02 10:00": "enqueued"})
     assert "schedule hourly cannot be decided now: jobs: there is no job 'gone.kind'" in caplog.text
     bench.do("UPDATE theon.job_schedules SET kind = 'test.count' WHERE name = 'hourly'")

@@ -166,6 +166,7 @@ class Scheduler:
             self._schedules[schedule.name] = schedule
             self._arguments[schedule.name] = kinds[schedule.kind].dump(schedule.arguments)
         self._synced: list[tuple[int, str]] | None = None
+        self._told: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -189,8 +190,14 @@ class Scheduler:
                 with self._store.transaction(Scope.district()) as conn:
                     enqueued += self._decide(conn, name, campus_ids)
             except (InputError, DBAPIError) as error:
-                _log.warning("schedule %s cannot be decided now: %s", name, error)
+                self._warn(name, error)
         return enqueued
+
+    def _warn(self, schedule: str, error: Exception) -> None:
+        """Say what is wrong with a schedule, once: it is looked at every second."""
+        if self._told.get(schedule) != str(error):
+            self._told[schedule] = str(error)
+            _log.warning("schedule %s cannot be decided now: %s", schedule, error)
 
     def start(self) -> None:
         """Tick once a second in a thread until `stop`."""
@@ -255,7 +262,7 @@ class Scheduler:
             try:
                 moment = cron_lines.next_fire(row.cron, row.timezone, row.seen_until)
             except InputError as error:
-                _log.warning("schedule %s of %s: %s", row.name, row.campus, error)
+                self._warn(f"{row.name} of {row.campus}", error)
                 continue
             if (moment is not None and moment <= now) or row.seen_until > now + GRACE:
                 due.setdefault(row.name, []).append(row.campus_id)
