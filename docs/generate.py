@@ -30,6 +30,8 @@ NONE = "–"  # noqa: RUF001 - a dash in a table
 # A name ends with its unit.
 UNITS = {
     "s": "seconds",
+    "hours": "hours",
+    "slots": "jobs",
     "mb": "megabytes",
     "ids": "ids",
     "threads": "threads",

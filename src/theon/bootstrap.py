@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from theon.errors import InputError, UnavailableError
+from theon.jobs import upkeep
+from theon.jobs.kinds import Kinds
+from theon.jobs.schedules import Schedule
 from theon.lake.table import EventLake
+from theon.metrics import jobs as metrics_jobs
 from theon.settings import Settings
 from theon.store.engine import Store
 
@@ -62,3 +66,13 @@ def open_theon(settings: Settings) -> Theon:
             next_step="Set THEON_HOME to a folder that you may write to.",
         ) from error
     return Theon(settings, Store.open(settings), EventLake(settings))
+
+
+def job_kinds() -> Kinds:
+    """Every kind of job that this installation has code for; workers' processes call it."""
+    return Kinds([*metrics_jobs.JOBS, *upkeep.JOBS])
+
+
+def job_schedules() -> tuple[Schedule, ...]:
+    """Every schedule, declared beside what it runs."""
+    return (*metrics_jobs.SCHEDULES, *upkeep.SCHEDULES)

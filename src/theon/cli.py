@@ -15,6 +15,7 @@ from theon.cli_common import open_theon
 from theon.cli_demo import demo
 from theon.cli_ingest import ingest
 from theon.cli_metrics import metrics_app
+from theon.cli_worker import worker
 from theon.errors import TheonError
 
 KEPT = {
@@ -22,6 +23,7 @@ KEPT = {
     "goes on, counting nothing twice.",
     "metrics": "Stopped. The metrics are as they were before; run the same command again.",
     "demo": "Stopped. What was computed so far is kept; run `theon demo` again to go on.",
+    "worker": "Stopped. Jobs that were not done went back to the queue.",
     "serve": "Stopped. All data is kept; `theon serve` shows it again.",
 }
 
@@ -164,6 +166,7 @@ def doctor() -> None:
 
 app.command("ingest")(ingest)
 app.command("demo")(demo)
+app.command("worker")(worker)
 
 
 def main() -> None:

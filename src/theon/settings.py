@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from theon.errors import InputError
@@ -95,6 +95,85 @@ class Settings(BaseSettings):
             "transaction may show a lower id after a higher one. Known events do not count twice.",
         ),
     ] = 20_000
+
+    redis_url: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(rediss?|unix)://",
+            validation_alias=AliasChoices("REDIS_URL", "redis_url"),
+            description="A Redis that carries jobs to workers (`theon worker`); without it "
+            "`theon serve` runs jobs itself.",
+        ),
+    ] = None
+    worker_port: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65535,
+            validation_alias=AliasChoices("WORKER_PORT", "worker_port"),
+            description="TCP port of a worker's `/health`.",
+        ),
+    ] = 3008
+    job_slots: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1024,
+            validation_alias=AliasChoices("THEON_JOB_SLOTS", "job_slots"),
+            description="Jobs that one process runs at the same time; 0 takes one per core.",
+        ),
+    ] = 0
+    drain_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            validation_alias=AliasChoices("THEON_DRAIN_S", "drain_s"),
+            description="Seconds that running jobs may go on after SIGTERM; what is not done by "
+            "then goes back to the queue with its checkpoint.",
+        ),
+    ] = 30.0
+
+    jwt_secret: Annotated[
+        SecretStr | None,
+        Field(
+            validation_alias=AliasChoices("JWT_SECRET", "jwt_secret"),
+            description="Secret of 32 bytes or more under which bearer tokens are signed (HS256); "
+            "this or JWT_JWKS_URL, not both.",
+        ),
+    ] = None
+    jwt_jwks_url: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("JWT_JWKS_URL", "jwt_jwks_url"),
+            description="Address of the public keys of whoever signs bearer tokens (RS256, "
+            "ES256): https, or http on this machine.",
+        ),
+    ] = None
+    jwt_audience: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("JWT_AUDIENCE", "jwt_audience"),
+            description="What the `aud` of a bearer token must name; needed with either of them.",
+        ),
+    ] = None
+    jwt_issuer: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("JWT_ISSUER", "jwt_issuer"),
+            description="What the `iss` of a bearer token must be; needed with either of them.",
+        ),
+    ] = None
+    session_hours: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=720,
+            validation_alias=AliasChoices("THEON_SESSION_HOURS", "session_hours"),
+            description="Hours after which a session ends and its owner signs in again; two "
+            "hours without a request end it as well.",
+        ),
+    ] = 12
 
     @property
     def home_dir(self) -> Path:

@@ -1,14 +1,22 @@
 """Celery on Redis: it hears again after whatever happened to Redis, and fails quickly."""
 
+import os
+import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import httpx
 import pytest
 from tests.jobs.redis_server import RedisServer
 
-from theon.errors import UnavailableError
+from theon.cli_worker import run_worker, worker
+from theon.errors import InputError, UnavailableError
 from theon.jobs.deliveries.celery import DEAF_S, CeleryConsumer, CeleryDelivery, shown
 from theon.jobs.ledger import Message
+from theon.settings import Settings
+from theon.store.engine import Store
 
 pytestmark = pytest.mark.service
 WAIT_S = 60.0
@@ -189,3 +197,54 @@ def test_what_a_killed_worker_leaves_in_redis_ends_by_itself(
 
 def test_a_password_is_never_shown():
     assert shown("redis://user:secret@host:6379/1") == "redis://host:6379/1"
+
+
+def test_a_worker_tells_its_health_and_drains_at_sigterm(
+    redis: RedisServer, inbox: Inbox, store: Store, store_settings: Settings
+):
+    """200 while it hears, 503 while Redis is away; SIGTERM drains before it stops."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    update = {"redis_url": redis.url, "worker_port": port, "drain_s": 1.0}
+    settings = store_settings.model_copy(update=update)
+    seen: list[httpx.Response] = []
+
+    def status(wanted: int) -> bool:
+        try:
+            seen.append(httpx.get(f"http://127.0.0.1:{port}/health", timeout=5))
+        except httpx.TransportError:
+            return False
+        return seen[-1].status_code == wanted
+
+    def watch() -> None:
+        try:
+            until(lambda: status(200), "healthy")
+            redis.stop()
+            until(lambda: status(503), "unhealthy")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run_worker(inbox, ["a"], 2, store, settings)  # type: ignore[arg-type]
+    watcher.join()
+    assert inbox.calls == ["start", "drain", "join", "stop"]
+    healthy = next(r for r in seen if r.status_code == 200).json()
+    assert healthy == {
+        "worker_id": "test",
+        "state": "running",
+        "slots": 2,
+        "busy": 0,
+        "queues": ["a"],
+        "consumer": "listening",
+        "broker_reachable": True,
+        "database_reachable": True,
+    }
+    assert seen[-1].json()["broker_reachable"] is False
+
+
+def test_a_worker_without_redis_is_told_what_runs_jobs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    with pytest.raises(InputError, match="`theon serve` runs jobs itself"):
+        worker()

@@ -50,6 +50,16 @@ ROWS = {
     "theon.job_pauses": "(campus_id, subject, value, paused_by) VALUES (:c, 'queue', 'q', 'p')",
     "theon.job_workers": "(id, campus_id, host, pid, delivery, queues, state, slots)"
     " VALUES ('worker ' || :c, :c, 'h', 1, 'local', '{q}', 'running', 1)",
+    "theon.accounts": "(campus_id, name, role, password_hash)"
+    " VALUES (:c, 'n' || :c, 'teacher', 'h')",
+    "theon.sessions": "(token_hash, campus_id, account_id, expires_at)"
+    " SELECT sha256((id || ' ' || :c)::bytea), :c, id, now() FROM theon.accounts"
+    " WHERE campus_id = :c",
+    "theon.api_keys": "(campus_id, name, prefix, key_hash, role, made_by, expires_at)"
+    " VALUES (:c, 'n', 'p' || :c, sha256((:c || '')::bytea), 'service', 'm', now())",
+    "theon.sign_in_failures": "(campus_id, subject) VALUES (:c, 's')",
+    "theon.welcome_links": "(token_hash, campus_id, expires_at)"
+    " VALUES (sha256((:c || '')::bytea), :c, now())",
     "metrics.made_later": "(campus_id, value) VALUES (:c, 1)",
 }
 

@@ -149,6 +149,7 @@ CAMPUS_TABLES = {
         catch_up text NOT NULL CHECK (catch_up IN ('latest', 'all', 'none')),
         may_overlap boolean NOT NULL,
         priority smallint NOT NULL,
+        summary text NOT NULL DEFAULT '',
         paused_by text,
         paused_at timestamptz,
         seen_until timestamptz NOT NULL,
@@ -159,9 +160,10 @@ CAMPUS_TABLES = {
         schedule text NOT NULL,
         fire_at timestamptz NOT NULL,
         outcome text NOT NULL CHECK (outcome IN ('enqueued', 'missed', 'overlapped', 'by hand')),
+        fire_times int NOT NULL DEFAULT 1 CHECK (fire_times >= 1),
         job_id bigint,
         decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        PRIMARY KEY (schedule, campus_id, fire_at, outcome),
+        PRIMARY KEY (schedule, campus_id, fire_at),
         FOREIGN KEY (schedule, campus_id) REFERENCES theon.job_schedules (name, campus_id)
             ON DELETE CASCADE
     """,
@@ -213,6 +215,10 @@ COMMENT ON COLUMN theon.jobs.rank_at IS
     'when it would have become ready at priority 0: a class of priority is worth a wait';
 COMMENT ON COLUMN theon.jobs.waits_for IS 'jobs that it needs and that are not completed';
 COMMENT ON COLUMN theon.jobs.size IS 'how large the work is, in the unit of its kind';
+COMMENT ON COLUMN theon.job_schedules.seen_until IS
+    'fire times up to here are decided; moves with a decision only';
+COMMENT ON COLUMN theon.job_schedule_runs.fire_times IS
+    'for how many missed fire times the row stands: this one and those before it';
 """
 
 # One statement-level trigger keeps history and counters and refuses what is no transition, so
