@@ -162,6 +162,8 @@ class EmbeddedServer:
         """The socket folder of the server that answers, started if need be (under the lock)."""
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
+        for started in self._started:
+            started.poll()  # a killed server that nobody has waited for still looks alive
         running = postmaster.find(self.data)
         if running is None:
             postmaster.clear_stale(self.data)
