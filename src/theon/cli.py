@@ -11,9 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from theon import __version__
+from theon.cli_access import account_app, key_app
 from theon.cli_common import open_theon
 from theon.cli_demo import demo
 from theon.cli_ingest import ingest
+from theon.cli_jobs import jobs_app, schedules_app
 from theon.cli_metrics import metrics_app
 from theon.cli_worker import worker
 from theon.errors import TheonError
@@ -23,6 +25,7 @@ KEPT = {
     "goes on, counting nothing twice.",
     "metrics": "Stopped. The metrics are as they were before; run the same command again.",
     "demo": "Stopped. What was computed so far is kept; run `theon demo` again to go on.",
+    "jobs": "Stopped. Jobs that were enqueued stay so; `theon jobs list` shows them.",
     "worker": "Stopped. Jobs that were not done went back to the queue.",
     "serve": "Stopped. All data is kept; `theon serve` shows it again.",
 }
@@ -71,6 +74,10 @@ app = typer.Typer(
 campus_app = _subcommands("Campuses: the schools whose events are counted.")
 app.add_typer(campus_app, name="campus")
 app.add_typer(metrics_app, name="metrics")
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(schedules_app, name="schedules")
+app.add_typer(account_app, name="account")
+app.add_typer(key_app, name="key")
 
 
 def _show_version(wanted: bool) -> None:
@@ -136,7 +143,10 @@ def campus_list() -> None:
 
 @app.command("serve")
 def serve() -> None:
-    """Show the pages on http://127.0.0.1:3007 until Ctrl-C; PORT and THEON_HOST change where.
+    """Show the pages on http://127.0.0.1:3007 and run jobs until Ctrl-C.
+
+    PORT and THEON_HOST change where. Jobs run in this process's own children; with REDIS_URL
+    they are handed to workers (`theon worker`).
 
     Example: PORT=8080 theon serve
     """

@@ -1,4 +1,4 @@
-"""`theon serve`: the API and the pages in one process."""
+"""`theon serve`: the API, the pages and the background in one process."""
 
 import errno
 import socket
@@ -6,10 +6,15 @@ import socket
 import typer
 import uvicorn
 
+from theon.access.requests import Access
+from theon.access.welcome import first_link
 from theon.api.app import create_app
+from theon.api.sign_in import add_sign_in
+from theon.background import Background
 from theon.bootstrap import Theon
 from theon.errors import UnavailableError
 from theon.web.pages import add_pages
+from theon.web.sign_in import add_sign_in_pages
 
 
 def serve_pages(theon: Theon) -> None:
@@ -17,15 +22,24 @@ def serve_pages(theon: Theon) -> None:
 
     Raises:
         UnavailableError: the port is taken, or the address is not this machine's.
+        InputError: settings of bearer tokens or of the background do not fit.
     """
     host, port = theon.settings.host, theon.settings.port
     sock = _listen(host, port)
+    access = Access(theon.store, theon.settings)
     app = create_app(theon.store)
+    add_sign_in(app, access)
+    add_sign_in_pages(app)
     add_pages(app, theon.store)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
     typer.secho(f"Theon is at http://{shown}:{port} (Ctrl-C ends it)", err=True, bold=True)
+    link = first_link(theon.store, theon.settings)
+    if link is not None:
+        typer.secho(
+            f"Nobody can sign in yet. The first administrator opens, once: {link}", err=True
+        )
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    with sock:
+    with sock, Background(theon):
         uvicorn.Server(config).run(sockets=[sock])
 
 

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from theon.settings import Settings
     from theon.store.engine import Store
 
-KINDS_SOURCE = "theon.bootstrap:job_kinds"
-# What a worker may still need after its jobs had their `drain_s`: to end the rest and to say so.
-AFTER_DRAIN_S = 15.0
 STALE_S = 10.0  # an answer of the database that is older says nothing
 
 
@@ -61,18 +58,11 @@ def worker(
             next_step=f"There are: {', '.join(known)}.",
         )
     with bootstrap.open_theon(settings) as theon:
-        from theon.jobs.supervisor import Supervisor  # noqa: PLC0415
+        from theon.background import make_supervisor  # noqa: PLC0415
 
         count = slots or settings.job_slots or os.cpu_count() or 1
-        supervisor = Supervisor(
-            theon.store,
-            settings,
-            kinds,
-            kinds_source=KINDS_SOURCE,
-            queues=chosen,
-            slots=count,
-            delivery="celery",
-            drain_s=settings.drain_s,
+        supervisor = make_supervisor(
+            theon.store, settings, kinds, delivery="celery", queues=chosen, slots=count
         )
         run_worker(supervisor, chosen, count, theon.store, settings)
 
@@ -89,6 +79,7 @@ def run_worker(
     import signal  # noqa: PLC0415
     import threading  # noqa: PLC0415
 
+    from theon.background import AFTER_DRAIN_S  # noqa: PLC0415
     from theon.jobs.deliveries.celery import CeleryConsumer, shown  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

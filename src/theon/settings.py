@@ -56,7 +56,8 @@ class Settings(BaseSettings):
         str,
         Field(
             validation_alias=AliasChoices("THEON_HOST", "host"),
-            description="Address to listen on; loopback unless set, for there is no sign-in yet.",
+            description="Address to listen on; loopback unless set. The overview page asks nobody "
+            "to sign in.",
         ),
     ] = "127.0.0.1"
     session_limit_s: Annotated[

@@ -73,6 +73,8 @@ def serve(
     _end_with_parent()
     _be_the_first_victim()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Opening the store checks its version, which is not news in every child.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     child = _Child(conn, shared, kinds_source, settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which drains
     signal.signal(signal.SIGTERM, child.end)

@@ -31,7 +31,8 @@ class HealthReport:
         workers: that are alive.
         dead_letters: jobs that failed for good and were neither retried nor discarded.
         oldest_queued_s: seconds the job that waits longest has been ready.
-        oldest_snapshot_s: age of the oldest snapshot in the database.
+        oldest_snapshot_s: age of the oldest snapshot in the database; of other users' sessions
+            only where the application's role may see them (`pg_read_all_stats`).
         dead_rows: dead rows of the table of jobs, as PostgreSQL estimates them.
         warnings: what a person should look at, in words.
     """
@@ -100,8 +101,8 @@ SELECT (SELECT count(*) FROM theon.job_workers
         WHERE state = 'queued'), 0)"""
 
 _DATABASE = """
-SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start))
-        FILTER (WHERE backend_xmin IS NOT NULL), 0),
+SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)
+        FILTER (WHERE backend_xmin IS NOT NULL)), 0),
     (SELECT coalesce(max(n_dead_tup), 0) FROM pg_stat_user_tables
         WHERE schemaname = 'theon' AND relname = 'jobs')
 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"""
