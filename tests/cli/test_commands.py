@@ -28,7 +28,12 @@ def test_every_command_says_what_it_does_with_an_example():
     found = dict(_leaves(get_command(app)))
     assert set(found) == {
         "campus add", "campus list", "ingest", "metrics list", "metrics refresh",
-        "metrics export", "metrics explain", "metrics verify", "serve", "doctor", "demo",
+        "metrics export", "metrics explain", "metrics verify", "serve", "doctor", "demo", "worker",
+        "jobs list", "jobs kinds", "jobs run", "jobs show", "jobs cancel", "jobs retry",
+        "jobs discard", "jobs prioritise",
+        "schedules list", "schedules run", "schedules pause", "schedules resume",
+        "account add", "account list", "account password", "account shut",
+        "key add", "key list", "key revoke",
     }  # fmt: skip
     for name, command in found.items():
         assert f"theon {name}" in command.help.split("Example:", 1)[1], name

@@ -62,10 +62,11 @@ def wrong_words(words: list[str]) -> str | None:
                 return f"{word} lacks its value"
             if not options[word].is_flag:
                 rest.pop(0)
-    missing = [o for o, p in options.items() if p.required and o not in given]
+    missing = [o for o, p in options.items() if p.required and not p.prompt and o not in given]
     if missing:
         return f"theon {names[0]} needs {missing[0]}"
-    if not sum(p.required for p in arguments) <= values <= len(arguments):
+    most = float("inf") if any(p.nargs < 0 for p in arguments) else len(arguments)
+    if not sum(p.required for p in arguments) <= values <= most:
         return f"theon {names[0]} takes {len(arguments)} arguments, not {values}"
     return None
 
