@@ -1,7 +1,8 @@
 """`python -m bench [PART]`: run the measurements and print one table.
 
-Parts: kernel, ingest, memory, late. Ours and theirs run in turn, each in a process of its own,
-as often as `BENCH_REPEATS` says; the best run of each counts. Sizes come from `BENCH_EVENTS`.
+Parts: ingest, memory, kernel, late, jobs. Ours and theirs run in turn, each in a process of its
+own, as often as `BENCH_REPEATS` says; the best run of each counts. Sizes come from `BENCH_EVENTS`,
+`BENCH_JOBS` and `BENCH_QUEUE`.
 """
 
 import argparse
@@ -23,6 +24,10 @@ from rich.table import Table
 from bench import data, report
 
 REPEATS = int(os.environ.get("BENCH_REPEATS", "2"))
+JOBS = int(os.environ.get("BENCH_JOBS", "20000"))
+LATENCIES = 400
+SHORT_QUEUE = 10_000
+QUEUE = int(os.environ.get("BENCH_QUEUE", "1000000"))
 RESULTS = Path(__file__).parent / "results.json"
 console = Console(width=130)
 
@@ -41,11 +46,11 @@ class Line:
     unit: str = "s"
 
 
-def run(task: str, events: int) -> dict[str, Any]:
+def run(task: str, count: int, *, module: str = "work", unit: str = "events") -> dict[str, Any]:
     """Run one task in a process of its own."""
-    console.print(f"  {task} on {events:,} events …", end="")
-    done = subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, "-W", "ignore", "-m", "bench.work", task, str(events)],
+    console.print(f"  {task} on {count:,} {unit} …", end="")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", f"bench.{module}", task, str(count)],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -55,9 +60,14 @@ def run(task: str, events: int) -> dict[str, Any]:
     return result
 
 
-def best(*tasks: tuple[str, int]) -> list[dict[str, Any]]:
+def best(
+    *tasks: tuple[str, int], module: str = "work", unit: str = "events"
+) -> list[dict[str, Any]]:
     """The fastest run of each task, the tasks taken in turn."""
-    runs = [[run(task, events) for task, events in tasks] for _ in range(REPEATS)]
+    runs = [
+        [run(task, count, module=module, unit=unit) for task, count in tasks]
+        for _ in range(REPEATS)
+    ]
     return [min(column, key=lambda r: r["seconds"]) for column in zip(*runs, strict=True)]
 
 
@@ -71,6 +81,14 @@ def prepare(events: int) -> None:
 def at_most(part: str, name: str, ours: float, theirs: float, limit: float) -> Line:
     """A line whose ratio may be `limit` at most."""
     return Line(part, name, ours, theirs, ours / theirs, f"≤ {limit:g}", ours / theirs <= limit)
+
+
+def at_least(
+    part: str, name: str, ours: float, theirs: float, limit: float, unit: str = "/s"
+) -> Line:
+    """A line of speeds, so the ratio has to be `limit` at least."""
+    ratio = ours / theirs
+    return Line(part, name, ours, theirs, ratio, f"≥ {limit:g}", ratio >= limit, unit)
 
 
 def kernel() -> list[Line]:
@@ -178,11 +196,58 @@ def late() -> list[Line]:
     ]
 
 
+def jobs() -> list[Line]:
+    """Jobs that do nothing against bare Celery and Procrastinate; latency; a long queue."""
+
+    def of(task: str, count: int) -> dict[str, Any]:
+        return run(task, count, module="jobs_work", unit="jobs")
+
+    celery, bare, local, procrastinate = best(
+        ("ours_jobs_celery", JOBS),
+        ("theirs_jobs_celery", JOBS),
+        ("ours_jobs_embedded", JOBS),
+        ("theirs_jobs_procrastinate", JOBS),
+        module="jobs_work",
+        unit="jobs",
+    )
+    lines = [
+        at_least("jobs", f"{name}, jobs", JOBS / ours["seconds"], JOBS / theirs["seconds"], limit)
+        for name, ours, theirs, limit in (
+            ("no-op jobs on Redis, bare Celery prefork", celery, bare, 0.7),
+            ("no-op jobs in one process, Procrastinate", local, procrastinate, 3),
+        )
+    ]
+    for delivery in ("embedded", "celery"):
+        found = of(f"ours_latency_{delivery}", LATENCIES)
+        for name, limit_ms in (("p50", 15), ("p99", 100)):
+            ms = found[f"{name}_ms"]
+            lines.append(
+                Line("jobs", f"{delivery}: enqueued to begun, idle, {name}; limit", ms, limit_ms,
+                     ms / limit_ms, "≤ 1", ms <= limit_ms, "ms")
+            )  # fmt: skip
+    short, long = of("ours_dispatch", SHORT_QUEUE), of("ours_dispatch", QUEUE)
+    lines += [
+        at_least("jobs", f"{name}, of {SHORT_QUEUE:,} queued", ours, short["per_s"], 0.7)
+        for name, ours in (
+            (f"handed out of {QUEUE:,} queued", long["per_s"]),
+            ("the same while a snapshot is held for a minute", long["held_per_s"]),
+        )
+    ]
+    for name, pages in (("", "lists_ms"), (", snapshot held", "held_lists_ms")):
+        which, ms = max(long[pages].items(), key=lambda item: item[1])
+        lines.append(
+            Line("jobs", f"slowest first page of jobs, p95 ({which}){name}; limit", ms, 50,
+                 ms / 50, "≤ 1", ms <= 50, "ms")
+        )  # fmt: skip
+    return lines
+
+
 PARTS: dict[str, Callable[[], list[Line]]] = {
     "ingest": ingest,
     "memory": memory,
     "kernel": kernel,
     "late": late,
+    "jobs": jobs,
 }
 
 
@@ -195,7 +260,8 @@ def main() -> int:
     for name in [chosen] if chosen else PARTS:
         console.print(f"[bold]{name}[/bold]")
         lines += PARTS[name]()
-    table = Table(title=f"{data.EVENTS:,} events", caption=machine())
+    title = "jobs" if chosen == "jobs" else f"{data.EVENTS:,} events"
+    table = Table(title=title, caption=machine())
     for column in ("name (ours, theirs)", "ours", "theirs", "ratio", "target", "holds"):
         table.add_column(column, justify="left" if column.startswith("name") else "right")
     for line in lines:
@@ -229,8 +295,10 @@ def write(lines: list[Line]) -> None:
         before = json.loads(RESULTS.read_text())["lines"]
     ran = {line.part for line in lines}
     kept = [line for line in before if line["part"] not in ran]
-    stamp = {"machine": machine(), "events": data.EVENTS}
-    new = [{**asdict(line), **stamp} for line in lines]
+    new = [
+        {**asdict(line), "machine": machine(), "events": 0 if line.part == "jobs" else data.EVENTS}
+        for line in lines
+    ]
     RESULTS.write_text(json.dumps({"lines": kept + new}, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -14,14 +14,15 @@ HEAD = "| | ours | theirs | ratio | target | holds |\n|---|---:|---:|---:|---:|-
 
 
 def block(results: dict[str, Any]) -> str:
-    """The text between the marks: a table per machine and number of events."""
+    """The text between the marks: a table per machine and number of events; 0 is of jobs."""
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in results["lines"]:
         runs.setdefault((line["machine"], line["events"]), []).append(line)
     tables = []
     for (machine, events), lines in runs.items():
         rows = "\n".join(_row(line) for line in lines)
-        tables.append(f"{events:,} events; {machine}:\n\n{HEAD}\n{rows}")
+        what = f"{events:,} events" if events else "Background jobs"
+        tables.append(f"{what}; {machine}:\n\n{HEAD}\n{rows}")
     return "\n\n".join(tables)
 
 
@@ -38,7 +39,8 @@ def _row(line: dict[str, Any]) -> str:
 
 
 def _figure(value: float, unit: str) -> str:
-    number = f"{value:,.2f}" if unit == "s" else f"{value:,.0f}"
+    decimals = {"s": 2, "ms": 1}.get(unit, 0)
+    number = f"{value:,.{decimals}f}"
     return f"{number} {unit}".strip()
 
 
