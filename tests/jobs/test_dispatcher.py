@@ -120,6 +120,28 @@ def test_a_job_whose_message_was_never_sent_comes_back_and_spends_no_attempt(
         assert ledger.start(conn, kept.sent, "w")[0].attempt == 1
 
 
+def test_a_job_that_runs_alone_is_handed_to_one_worker_and_no_broker(store: Store) -> None:
+    """A broker brings a message to whoever comes first. Its worker gets nothing else meanwhile."""
+    add_worker(store, slots=2)
+    (suspect,) = add(store, "test.nothing", 1)
+    with store.transaction(DISTRICT) as conn:
+        conn.execute(text("UPDATE theon.jobs SET lost = 2"))
+    kept = Kept()
+    dispatcher = Dispatcher(store, KINDS, kept)
+    dispatcher.tick()
+    others = add(store, "test.nothing", 3)
+    dispatcher.tick()
+    assert kept.sent == []
+    with store.transaction(DISTRICT) as conn:
+        assert ledger.hold(conn, [], "another") == []
+        held = ledger.hold(conn, [], "w")
+        assert [m.job_id for m in held] == [suspect]
+        ledger.release_dispatched(conn, held, "given back")
+        conn.execute(text("UPDATE theon.jobs SET lost = 0"))
+    Dispatcher(store, KINDS, kept).tick()  # one that has not read the queue before
+    assert {m.job_id for m in kept.sent} == {suspect, *others}
+
+
 def test_a_page_says_why_a_job_waits(store: Store) -> None:
     (job_id,) = add(store, "test.single", 1)
     with store.transaction(DISTRICT) as conn:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from theon.jobs import ledger
+from theon.jobs import ledger, policy
 from theon.jobs.enqueue import NewJob, enqueue_many
 from theon.jobs.errors import LostLeaseError
 from theon.jobs.kinds import Kinds, job
@@ -48,6 +48,25 @@ def begin(store: Store, ids: Sequence[int], **lease: float) -> list[Attempt]:
 def states(store: Store) -> Counter[str]:
     with store.transaction(DISTRICT) as conn:
         return Counter(conn.execute(text("SELECT state FROM theon.jobs")).scalars())
+
+
+def test_jobs_that_run_alone_are_not_begun_beside_others(store: Store) -> None:
+    """The database and the policy draw the same line."""
+    lines = [(lost, max_lost) for max_lost in range(1, 6) for lost in range(max_lost)]
+    ids = put(store, len(lines))
+    with store.transaction(DISTRICT) as conn:
+        for job_id, (lost, max_lost) in zip(ids, lines, strict=True):
+            conn.execute(
+                text("UPDATE theon.jobs SET lost = :l, max_lost = :m WHERE id = :i"),
+                {"l": lost, "m": max_lost, "i": job_id},
+            )
+        messages = ledger.dispatch(conn, ids)
+        begun = {a.job_id for a in ledger.start(conn, messages, "w", beside=True)}
+        held = {m.job_id for m in ledger.hold(conn, messages, "w")}
+        alone = {a.job_id for a in ledger.start(conn, messages, "w")}
+    expected = {i for i, line in zip(ids, lines, strict=True) if policy.runs_alone(*line)}
+    assert held == alone == expected
+    assert begun == set(ids) - expected
 
 
 def test_threads_on_the_same_jobs_complete_each_once(store: Store) -> None:

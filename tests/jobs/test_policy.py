@@ -5,6 +5,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from theon.jobs import policy
 from theon.jobs.policy import Candidate, Cap, Limits, Running, Worker, choose
 
 KINDS = ("a", "b")
@@ -114,3 +115,56 @@ def test_a_job_near_its_deadline_goes_before_those_that_can_wait() -> None:
     near = Candidate(2, "a", "q", "north", rank_at_s=900.0, deadline_at_s=1010.0)
     live = [Worker("w", frozenset("q"), 1)]
     assert choose([first, near], Running(), Limits(), live, 1000.0).chosen == [2]
+
+
+def lost_two(job_id: int = 1, ready_at_s: float | None = None) -> Candidate:
+    return Candidate(job_id, "a", "q", "north", lost=2, ready_at_s=ready_at_s)
+
+
+class TestAJobThatRunsAlone:
+    """It gets a worker of its own, however busy the workers are, and the others go on."""
+
+    now_s = 1000.0
+    long_ago_s = now_s - policy.EMPTY_AFTER_S
+
+    def choose(self, load: list[Candidate], *live: Worker) -> policy.Choice:
+        return choose(load, Running(), Limits(), live, self.now_s)
+
+    def test_it_waits_a_while_for_a_worker_that_is_idle(self) -> None:
+        busy = Worker("busy", frozenset("q"), 3, busy=1, running=1)
+        choice = self.choose([lost_two(ready_at_s=self.long_ago_s + 1)], busy)
+        assert choice.waiting == {1: "it lost 2 workers and waits for an idle one, to run alone"}
+        choice = self.choose([lost_two()], busy, Worker("idle", frozenset("q"), 2))
+        assert choice.alone == {1: "idle"}
+
+    def test_then_the_worker_with_the_least_running_is_emptied_for_it(self) -> None:
+        live = [
+            Worker("full", frozenset("q"), 0, busy=4, running=2),
+            Worker("less", frozenset("q"), 0, busy=4, running=1),
+        ]
+        assert self.choose([lost_two(ready_at_s=self.long_ago_s)], *live).alone == {1: "less"}
+
+    def test_its_worker_gets_nothing_else(self) -> None:
+        others = [Candidate(n, "a", "q", "north", rank_at_s=9.0) for n in range(10, 20)]
+        choice = self.choose([lost_two(), *others], Worker("w", frozenset("q"), 8))
+        assert choice.chosen == [1]
+        later = self.choose(others, Worker("w", frozenset("q"), 8, closed=True))
+        assert later.chosen == []
+
+    def test_no_more_than_half_of_the_workers_are_emptied_at_once(self) -> None:
+        load = [lost_two(n, self.long_ago_s) for n in range(1, 5)]
+        live = [Worker(f"w{n}", frozenset("q"), 1, busy=1, running=1) for n in range(4)]
+        assert self.choose(load, *live).alone == {1: "w0", 2: "w1"}
+
+    def test_a_worker_that_was_not_heard_of_lately_does_not_get_it(self) -> None:
+        """It may be dead: it looks idle then."""
+        silent = Worker("silent", frozenset("q"), 4, silent_s=policy.SILENT_S + 1)
+        choice = self.choose([lost_two(ready_at_s=0.0)], silent)
+        assert choice.alone == {}
+        assert self.choose([Candidate(2, "a", "q", "north")], silent).chosen == [2]
+
+
+@given(st.integers(0, 9), st.integers(2, 9))
+def test_nobody_dies_of_the_company_it_was_in(lost: int, max_lost: int) -> None:
+    """A job that may run beside others has a loss left after its worker died of one of them."""
+    assert policy.runs_alone(lost, max_lost) or lost + 1 < max_lost

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, text
 
+from theon.jobs import ledger
 from theon.jobs.kinds import JobKind, Kinds
 from theon.jobs.policy import Candidate, Cap, Limits, Running, Worker
 from theon.jobs.predict import Predictor
@@ -35,7 +36,8 @@ WITH RECURSIVE parts AS (
 
 _FIRST = """
 SELECT p.queue, p.campus_id, p.owner, j.id, j.kind, c.slug, extract(epoch FROM j.rank_at),
-    j.priority, extract(epoch FROM j.deadline_at), j.lost, j.size, j.timeout_s, j.memory_mb
+    j.priority, extract(epoch FROM j.deadline_at), j.lost, j.max_lost,
+    extract(epoch FROM j.ready_at), j.size, j.timeout_s, j.memory_mb
 FROM unnest(CAST(:queues AS text[]), CAST(:campuses AS int[]), CAST(:owners AS text[]),
     CAST(:ranks AS float8[]), CAST(:ids AS bigint[])) AS p (queue, campus_id, owner, rank_s, id)
 JOIN theon.campuses AS c ON c.id = p.campus_id
@@ -102,7 +104,7 @@ class Candidates:
             },
         )
         for queue, campus_id, owner, job_id, kind, slug, rank_s, *rest in found:
-            priority, deadline_s, lost, size, timeout_s, memory_mb = rest
+            priority, deadline_s, lost, max_lost, ready_s, size, timeout_s, memory_mb = rest
             part: Partition = (queue, campus_id, owner)
             self._places[part] = (float(rank_s), job_id)
             # A kind whose code is gone is handed out too: the worker says so in the ledger.
@@ -111,7 +113,7 @@ class Candidates:
             candidate = Candidate(
                 job_id, kind, queue, slug, owner, float(rank_s), priority,
                 None if deadline_s is None else float(deadline_s), lost,
-                expected.p50_s, expected.memory_p95_mb,
+                expected.p50_s, expected.memory_p95_mb, max_lost, float(ready_s),
             )  # fmt: skip
             self._lines.setdefault(part, []).append(candidate)
 
@@ -145,23 +147,23 @@ def _gone(_ctx: object, _arguments: object) -> None:
 
 
 def running(conn: Connection, kinds: Kinds) -> tuple[Running, dict[str, int]]:
-    """What is at work and what began of late; and how many jobs of a queue are dispatched."""
+    """What is at work and what began of late; and how many jobs of a queue are on their way."""
     by_kind: Counter[str] = Counter()
     by_kind_owner: Counter[tuple[str, str]] = Counter()
     by_partition: Counter[tuple[str, str]] = Counter()
     dispatched: Counter[str] = Counter()
     found = conn.execute(
         text(
-            "SELECT j.kind, c.slug, j.owner, j.queue, j.state, count(*) FROM theon.jobs AS j"
-            " JOIN theon.campuses AS c ON c.id = j.campus_id"
+            "SELECT j.kind, c.slug, j.owner, j.queue, j.worker IS NULL, count(*)"
+            " FROM theon.jobs AS j JOIN theon.campuses AS c ON c.id = j.campus_id"
             " WHERE j.state IN ('dispatched', 'running') GROUP BY 1, 2, 3, 4, 5"
         )
     )
-    for kind, slug, owner, queue, state, count in found:
+    for kind, slug, owner, queue, for_any_worker, count in found:
         by_kind[kind] += count
         by_kind_owner[(kind, owner)] += count
         by_partition[(slug, owner)] += count
-        if state == "dispatched":
+        if for_any_worker:
             dispatched[queue] += count
     begun: Counter[str] = Counter()
     limited = [kind.name for kind in kinds.values() if kind.per_minute is not None]
@@ -216,8 +218,10 @@ def workers(conn: Connection, dispatched: dict[str, int], *, multiple: float) ->
         text(
             # The ledger knows how many run; a heartbeat tells it two seconds late.
             "SELECT w.id, queues, slots, (SELECT count(*) FROM theon.jobs AS j"
-            "  WHERE j.state = 'running' AND j.worker = w.id), memory_free_mb"
-            " FROM theon.job_workers AS w"
+            "  WHERE j.state = 'running' AND j.worker = w.id), memory_free_mb,"
+            " EXISTS (SELECT FROM theon.jobs AS j WHERE j.state IN ('dispatched', 'running')"
+            f"  AND j.worker = w.id AND {ledger.ALONE}),"
+            " extract(epoch FROM clock_timestamp() - heartbeat_at) FROM theon.job_workers AS w"
             " WHERE state = 'running' AND heartbeat_at > clock_timestamp()"
             "  - make_interval(secs => :alive_s) ORDER BY id"
         ),
@@ -225,12 +229,17 @@ def workers(conn: Connection, dispatched: dict[str, int], *, multiple: float) ->
     ).all()
     left = Counter(dispatched)
     live = []
-    for worker_id, queues, slots, busy, memory_mb in found:
-        room = max(0, int(slots * multiple) - busy)
+    for worker_id, queues, slots, running_there, memory_mb, closed, silent_s in found:
+        room = 0 if closed else max(0, int(slots * multiple) - running_there)
         pending = 0
         for queue in queues:
             taken = min(left[queue], room - pending)
             left[queue] -= taken
             pending += taken
-        live.append(Worker(worker_id, frozenset(queues), room - pending, busy + pending, memory_mb))
+        live.append(
+            Worker(
+                worker_id, frozenset(queues), room - pending, running_there + pending, memory_mb,
+                running_there, closed, float(silent_s),
+            )
+        )  # fmt: skip
     return live

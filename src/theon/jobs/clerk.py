@@ -101,11 +101,29 @@ class _Work:
     """What the clerk has to write."""
 
     begin: list[Message] = field(default_factory=list)
+    begin_alone: list[Message] = field(default_factory=list)
     outcomes: list[tuple[Outcome, Run]] = field(default_factory=list)
     give_back: list[tuple[Message, str]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.begin or self.outcomes or self.give_back)
+        return bool(self.begin or self.begin_alone or self.outcomes or self.give_back)
+
+
+def code_is_gone(attempt: Attempt) -> Outcome:
+    """The end of an attempt whose kind nobody declares."""
+    what = (
+        f"no code of this installation declares the job {attempt.kind!r}; "
+        "it can be retried after its code is back"
+    )
+    return Outcome(
+        attempt.job_id,
+        attempt.token,
+        "failed",
+        what,
+        transient=False,
+        error=what,
+        error_kind="UnknownKindError",
+    )
 
 
 class Clerk:
@@ -113,10 +131,12 @@ class Clerk:
 
     Attributes:
         started: runs that have begun, for the supervisor to take.
+        held: messages that this worker keeps until it can run them alone; `Pulse` adds to them.
     """
 
     def __init__(self, store: Store, runs: Runs, worker_id: str, wake: Callable[[], None]) -> None:
         self.started: deque[Run] = deque()
+        self.held: deque[Message] = deque()
         self._store = store
         self._runs = runs
         self._worker_id = worker_id
@@ -138,10 +158,13 @@ class Clerk:
             self._changed.notify()
         self._thread.join(limit_s)
 
-    def begin(self, messages: Sequence[Message]) -> None:
-        """Start attempts; those that began appear in `started`."""
+    def begin(self, messages: Sequence[Message], *, beside: bool = True) -> None:
+        """Start attempts; those that began appear in `started`.
+
+        With `beside` they may have others beside them: those that run alone appear in `held`.
+        """
         with self._changed:
-            self._work.begin += messages
+            (self._work.begin if beside else self._work.begin_alone).extend(messages)
             self._changed.notify()
 
     def end(self, outcome: Outcome, run: Run) -> None:
@@ -160,7 +183,8 @@ class Clerk:
     def beginning(self) -> int:
         """How many attempts are asked for and have neither begun nor been dropped."""
         with self._changed:
-            return len(self._work.begin) + len(self.started)
+            waiting = len(self._work.begin) + len(self._work.begin_alone)
+            return waiting + len(self.started)
 
     def _run(self) -> None:
         failures = 0
@@ -172,6 +196,7 @@ class Clerk:
                     return
                 work = _Work(
                     self._work.begin[:ROWS_PER_STATEMENT],
+                    self._work.begin_alone[:ROWS_PER_STATEMENT],
                     self._work.outcomes[:ROWS_PER_STATEMENT],
                     self._work.give_back[:ROWS_PER_STATEMENT],
                 )
@@ -188,7 +213,9 @@ class Clerk:
 
     def _write(self, work: _Work) -> None:
         if work.begin:
-            self._begin(work.begin)
+            self._begin(work.begin, self._work.begin, beside=True)
+        if work.begin_alone:
+            self._begin(work.begin_alone, self._work.begin_alone, beside=False)
         if work.outcomes:
             self._end(work.outcomes)
         if work.give_back:
@@ -199,15 +226,23 @@ class Clerk:
             with self._changed:
                 del self._work.give_back[: len(work.give_back)]
 
-    def _begin(self, messages: list[Message]) -> None:
+    def _begin(self, messages: list[Message], asked: list[Message], *, beside: bool) -> None:
+        """Start `messages`, which are the first of `asked`."""
+        held: list[Message] = []
         # Taken before the statement: the lease cannot end sooner than counted from here.
         before_s = time.monotonic()
         try:
             with self._store.transaction(Scope.district()) as conn:
-                attempts = ledger.start(conn, messages, self._worker_id, lease_s=ledger.RUN_LEASE_S)
+                attempts = ledger.start(
+                    conn, messages, self._worker_id, lease_s=ledger.RUN_LEASE_S, beside=beside
+                )
                 doubtful = self._doubtful.intersection(messages)
                 if doubtful:
                     attempts += self._already_begun(conn, doubtful)
+                begun = {attempt.message for attempt in attempts}
+                rest = [message for message in messages if message not in begun]
+                if beside and rest:
+                    held = ledger.hold(conn, rest, self._worker_id)
         except UnavailableError:
             # The commit may have come through although we did not hear of it.
             self._doubtful.update(messages)
@@ -223,8 +258,9 @@ class Clerk:
         for run in began:
             self._runs.add(run)
         with self._changed:
-            del self._work.begin[: len(messages)]
+            del asked[: len(messages)]
             self.started += began
+        self.held.extend(held)
         self._wake()
 
     def _already_begun(self, conn: Any, messages: set[Message]) -> list[Attempt]:
@@ -289,6 +325,7 @@ class Clerk:
             if self._closing:
                 # Nobody would run them; their dispatch lease brings them back.
                 self._work.begin.clear()
+                self._work.begin_alone.clear()
                 self._work.give_back.clear()
         for run in over:
             _log.warning("job %d: its lease was over before the ledger heard", run.attempt.job_id)
@@ -301,18 +338,22 @@ def _may_pass(error: DBAPIError) -> bool:
 
 
 class Pulse:
-    """Renews the leases of running attempts every second and tells that the worker lives."""
+    """Renews leases every second, finds what was handed to this worker, tells that it lives."""
 
     def __init__(
         self,
         store: Store,
         runs: Runs,
+        worker_id: str,
+        held: deque[Message],
         describe: Callable[[], dict[str, Any]],
         wake: Callable[[], None],
     ) -> None:
-        """`describe` gives the columns of the worker's row."""
+        """`held` takes what was handed to this worker; `describe` gives its row's columns."""
         self._store = store
         self._runs = runs
+        self._worker_id = worker_id
+        self._held = held
         self._describe = describe
         self._wake = wake
         self._stopping = threading.Event()
@@ -334,6 +375,7 @@ class Pulse:
             ending = self._stopping.is_set()
             began_s = time.monotonic()
             try:
+                self._hold()
                 self._renew()
                 if ending or began_s - told_s >= HEARTBEAT_EVERY_S:
                     self._tell()
@@ -350,6 +392,10 @@ class Pulse:
     def _tell(self) -> None:
         with self._store.transaction(Scope.district()) as conn:
             conn.execute(text(_WORKER), self._describe())
+
+    def _hold(self) -> None:
+        with self._store.transaction(Scope.district()) as conn:
+            self._held.extend(ledger.hold(conn, [], self._worker_id))
 
     def _renew(self) -> None:
         runs = self._runs.all()

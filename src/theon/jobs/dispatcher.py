@@ -125,7 +125,9 @@ class Dispatcher:
         choice = policy.choose(found, at_work, limits, live, now_s)
         if not choice.chosen:
             return {}
-        messages = ledger.dispatch(conn, choice.chosen)
+        messages = ledger.dispatch(conn, [i for i in choice.chosen if i not in choice.alone])
+        if choice.alone:
+            ledger.dispatch_alone(conn, choice.alone)
         self._buffer.remove(set(choice.chosen))
         return _by_queue(messages, {c.job_id: c.queue for c in found}, choice.chosen)
 

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 QUARANTINE_LOST = 2  # after so many lost workers a job runs alone
+# A job that is to run alone waits so long for a worker that is idle; then one is emptied for it.
+EMPTY_AFTER_S = 10.0
+SILENT_S = 5.0  # a worker that was not heard of for so long may be dead
 PRIORITY_WEIGHT = 4.0  # a class of priority counts as so many times the share
 DEADLINE_MARGIN_S = 60.0
 
@@ -31,11 +34,28 @@ class Candidate:
     lost: int = 0
     predicted_s: float = 1.0
     predicted_memory_mb: float = 0.0
+    max_lost: int = 3
+    ready_at_s: float | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has lost so many workers that it must not run beside others."""
+        return runs_alone(self.lost, self.max_lost)
 
     @property
     def partition(self) -> tuple[str, str]:
         """Whose share it takes."""
         return (self.campus, self.owner)
+
+
+def runs_alone(lost: int, max_lost: int) -> bool:
+    """Whether a job runs alone after `lost` lost workers; `ledger.ALONE` says the same in SQL.
+
+    The last loss that a job may have is then one that no other job caused: whoever dies of the
+    company it is in has `lost` below `max_lost` still. Only a kind whose `max_lost` is 1 wants
+    that no loss is survived, whoever caused it.
+    """
+    return lost >= min(QUARANTINE_LOST, max(1, max_lost - 1))
 
 
 @dataclass(frozen=True)
@@ -76,21 +96,43 @@ class Limits:
 
 @dataclass(frozen=True)
 class Worker:
-    """A live worker: `room` is how many more jobs it may be handed, `busy` what it has."""
+    """A live worker.
+
+    Attributes:
+        worker_id: its name in the ledger.
+        queues: that it serves.
+        room: how many more jobs it may be handed.
+        busy: what runs on it, and what was handed out and will probably come to it.
+        memory_free_mb: of its machine.
+        running: what runs on it.
+        closed: whether a job runs alone on it, or waits there to do so.
+        silent_s: seconds since it was heard of.
+    """
 
     worker_id: str
     queues: frozenset[str]
     room: int
     busy: int = 0
     memory_free_mb: float | None = None
+    running: int = 0
+    closed: bool = False
+    silent_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen jobs in order, and for each other candidate why it waits, in words."""
+    """What was decided.
+
+    Attributes:
+        chosen: jobs in order.
+        waiting: why each other candidate waits, in words.
+        alone: of the chosen ones those that are to run alone, and on which worker. It may have
+            others still: it begins nothing more until they have ended and this one has.
+    """
 
     chosen: list[int]
     waiting: dict[int, str]
+    alone: dict[int, str] = field(default_factory=dict)
 
 
 def choose(
@@ -101,7 +143,7 @@ def choose(
     now_s: float,
 ) -> Choice:
     """Rank and admit; the result depends on the arguments alone."""
-    ledger = _Admission(running, limits, capacity)
+    ledger = _Admission(running, limits, capacity, now_s)
     waves = sorted(candidates, key=lambda c: (c.rank_at_s, c.job_id))
     near = [c for c in waves if _is_near(c, now_s)]
     near.sort(key=lambda c: (c.deadline_at_s or 0.0, c.rank_at_s, c.job_id))
@@ -119,7 +161,7 @@ def choose(
             pass
         if not lines[partition]:
             del lines[partition]
-    return Choice(ledger.chosen, ledger.waiting)
+    return Choice(ledger.chosen, ledger.waiting, ledger.alone)
 
 
 def _is_near(candidate: Candidate, now_s: float) -> bool:
@@ -131,9 +173,13 @@ def _is_near(candidate: Candidate, now_s: float) -> bool:
 class _Admission:
     """What is left of every limit while jobs are chosen."""
 
-    def __init__(self, running: Running, limits: Limits, capacity: Sequence[Worker]) -> None:
+    def __init__(
+        self, running: Running, limits: Limits, capacity: Sequence[Worker], now_s: float
+    ) -> None:
         self.chosen: list[int] = []
         self.waiting: dict[int, str] = {}
+        self.alone: dict[int, str] = {}
+        self._now_s = now_s
         self._limits = limits
         self._kind = Counter(running.by_kind)
         self._kind_owner = Counter(running.by_kind_owner)
@@ -145,7 +191,8 @@ class _Admission:
         for (campus, _), load in self._load.items():
             self._campus[campus] += load
         self._workers = list(capacity)
-        self._room = [worker.room for worker in capacity]
+        self._closed = [worker.closed for worker in capacity]
+        self._room = [0 if worker.closed else worker.room for worker in capacity]
         self._busy = [worker.busy for worker in capacity]
         self._memory = [worker.memory_free_mb for worker in capacity]
 
@@ -191,14 +238,11 @@ class _Admission:
         serving = [n for n, worker in enumerate(self._workers) if c.queue in worker.queues]
         if not serving:
             return None, f"no worker serves the queue {c.queue}"
-        if c.lost >= QUARANTINE_LOST:
-            idle = [n for n in serving if self._busy[n] == 0 and self._room[n] > 0]
-            if not idle:
-                return (
-                    None,
-                    f"it lost {c.lost} workers and waits for one that is idle, to run alone",
-                )
-            serving = idle
+        if c.alone:
+            place = self._place_alone(c, serving)
+            if place is None:
+                return None, f"it lost {c.lost} workers and waits for an idle one, to run alone"
+            return place, None
         roomy = [n for n in serving if self._room[n] > 0]
         if not roomy:
             return None, f"no slot is free in the queue {c.queue}"
@@ -206,6 +250,21 @@ class _Admission:
         if not fitting:
             return None, f"no worker has {c.predicted_memory_mb:.0f} MB free for it"
         return max(fitting, key=lambda n: (self._room[n], -n)), None
+
+    def _place_alone(self, c: Candidate, serving: list[int]) -> int | None:
+        """An idle worker; if there has been none for a while, one that is emptied for it."""
+        open_ones = [
+            n for n in serving if not self._closed[n] and self._workers[n].silent_s <= SILENT_S
+        ]
+        idle = [n for n in open_ones if self._busy[n] == 0 and self._room[n] > 0]
+        if idle:
+            return max(idle, key=lambda n: (self._room[n], -n))
+        if c.ready_at_s is None or self._now_s - c.ready_at_s < EMPTY_AFTER_S or not open_ones:
+            return None
+        # The others must go on: at most half of the workers, and the only one, are closed.
+        if 2 * sum(self._closed[n] for n in serving) >= max(len(serving), 1):
+            return None
+        return min(open_ones, key=lambda n: (self._workers[n].running, n))
 
     def _fits(self, number: int, c: Candidate) -> bool:
         free = self._memory[number]
@@ -220,7 +279,11 @@ class _Admission:
         self._load[c.partition] += 1
         self._campus[c.campus] += 1
         self._busy[place] += 1
-        self._room[place] = 0 if c.lost >= QUARANTINE_LOST else self._room[place] - 1
+        self._room[place] -= 1
+        if c.alone:
+            self.alone[c.job_id] = self._workers[place].worker_id
+            self._closed[place] = True
+            self._room[place] = 0
         free = self._memory[place]
         if free is not None:
             self._memory[place] = free - c.predicted_memory_mb

@@ -23,9 +23,10 @@ from typing import Any
 import psutil
 
 from theon.jobs.child import attempt_frame
-from theon.jobs.clerk import Clerk, Pulse, Run, Runs
+from theon.jobs.clerk import Clerk, Pulse, Run, Runs, code_is_gone
 from theon.jobs.kinds import Backoff, Kinds
 from theon.jobs.ledger import DISPATCH_LEASE_S, Message, Outcome
+from theon.jobs.quarantine import Quarantine
 from theon.jobs.resources import BrokenPipeOfChildError, Child, preload
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -45,6 +46,9 @@ AHEAD_PER_SLOT = 8
 AHEAD_WAIT_S = 2.0
 INBOX_LIMIT = 10_000
 LAST_WORDS_S = 10.0
+# Messages that come while a job runs alone go back so long before they are dropped: soon, and
+# not at once, for they may come here again.
+KEPT_UNTIL_S = 5.5
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +100,10 @@ class Supervisor:
         self._inbox: deque[tuple[Message, float]] = deque()
         self._runs = Runs()
         self._clerk = Clerk(store, self._runs, self.worker_id, self._wake)
-        self._pulse = Pulse(store, self._runs, self._describe, self._wake)
+        self._quarantine = Quarantine(self._clerk, self._runs)
+        self._pulse = Pulse(
+            store, self._runs, self.worker_id, self._clerk.held, self._describe, self._wake
+        )
         self._ready: deque[Run] = deque()
         self._children: dict[Child, Run | None] = {}
         self._idle: list[Child] = []
@@ -344,7 +351,7 @@ class Supervisor:
             if run.attempt.kind in self._kinds:
                 self._ready.append(run)
             else:
-                self._clerk.end(_code_is_gone(run), run)
+                self._clerk.end(code_is_gone(run.attempt), run)
         while self._ready and now_s - self._ready[0].taken_s > AHEAD_WAIT_S:
             self._give_back(self._ready.popleft(), "given back: no slot came free in time")
 
@@ -369,6 +376,9 @@ class Supervisor:
     def _ask_for_more(self, now_s: float) -> None:
         while self._inbox and (self._inbox[0][1] < now_s or len(self._inbox) > INBOX_LIMIT):
             self._inbox.popleft()
+        if self._quarantine.attend(now_s):
+            self._send_on(now_s)
+            return
         ahead = 0
         if self._short_s < SHORT_S:
             most = AHEAD_PER_SLOT * self._slots
@@ -377,6 +387,14 @@ class Supervisor:
         if room > 0 and self._inbox:
             count = min(room, len(self._inbox))
             self._clerk.begin([self._inbox.popleft()[0] for _ in range(count)])
+
+    def _send_on(self, now_s: float) -> None:
+        """A job runs alone or is about to: others are not kept from workers that have room."""
+        late: list[Message] = []
+        while self._inbox and self._inbox[0][1] - KEPT_UNTIL_S < now_s:
+            late.append(self._inbox.popleft()[0])
+        if late:
+            self._clerk.give_back(late, "given back: its worker runs another job alone")
 
     # -- children -------------------------------------------------------------------------
 
@@ -410,6 +428,7 @@ class Supervisor:
         if self._asked_to_stop.is_set():
             self._drain_until_s = min(self._drain_until_s, now_s)
         waiting = [self._inbox.popleft()[0] for _ in range(len(self._inbox))]
+        waiting += self._quarantine.leave()
         if waiting:
             self._clerk.give_back(waiting, "given back: the worker drains")
         while self._ready:
@@ -472,19 +491,3 @@ class Supervisor:
 def _is_fat(child: Child) -> bool:
     """Whether it kept memory of earlier attempts, which would count against the next one."""
     return child.memory_mb() > child.base_mb + KEPT_MB
-
-
-def _code_is_gone(run: Run) -> Outcome:
-    what = (
-        f"no code of this installation declares the job {run.attempt.kind!r}; "
-        "it can be retried after its code is back"
-    )
-    return Outcome(
-        run.attempt.job_id,
-        run.attempt.token,
-        "failed",
-        what,
-        transient=False,
-        error=what,
-        error_kind="UnknownKindError",
-    )

@@ -8,7 +8,7 @@ from theon.jobs import candidates, policy
 from theon.jobs.kinds import Kinds
 
 _JOB = """
-SELECT j.state, j.reason, j.waits_for, j.kind, j.queue, c.slug, j.owner, j.lost, j.priority,
+SELECT j.state, j.reason, j.waits_for, j.kind, j.queue, c.slug, j.owner, j.lost, j.max_lost,
     to_char(j.ready_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS due,
     (SELECT array_agg(d.needs_id ORDER BY d.needs_id) FROM (
         SELECT needs_id FROM theon.job_dependencies AS d JOIN theon.jobs AS n ON n.id = d.needs_id
@@ -31,7 +31,17 @@ def why_waiting(conn: Connection, job_id: int, kinds: Kinds) -> str:
         return f"its time comes at {job.due} UTC ({job.reason})"
     at_work, dispatched = candidates.running(conn, kinds)
     choice = policy.choose(
-        [policy.Candidate(job_id, job.kind, job.queue, job.slug, job.owner, lost=job.lost)],
+        [
+            policy.Candidate(
+                job_id,
+                job.kind,
+                job.queue,
+                job.slug,
+                job.owner,
+                lost=job.lost,
+                max_lost=job.max_lost,
+            )
+        ],
         at_work,
         candidates.limits(conn, kinds),
         candidates.workers(conn, dispatched, multiple=1.0),
