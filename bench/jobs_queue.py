@@ -39,8 +39,8 @@ class Sink:
     def __init__(self) -> None:
         self.kept: list[Message] = []
 
-    def send(self, messages: Sequence[Message], queue: str) -> None:
-        del queue
+    def send(self, messages: Sequence[Message], queue: str, *, together: int = 1) -> None:
+        del queue, together
         self.kept += messages
 
     def close(self) -> None:

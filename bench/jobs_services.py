@@ -1,4 +1,4 @@
-"""What the jobs' bench runs beside itself: a Redis of its own, workers in processes of their own."""
+"""What the jobs' bench runs beside itself: a private Redis, workers in processes of their own."""
 
 import os
 import shutil

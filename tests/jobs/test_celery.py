@@ -28,6 +28,8 @@ class Inbox:
     def __init__(self) -> None:
         self.worker_id = "test"
         self.messages: list[Message] = []
+        self.pieces: list[list[Message]] = []
+        self.room = True
         self.busy = 0
         self.state = "running"
         self.calls: list[str] = []
@@ -44,8 +46,15 @@ class Inbox:
     def stop(self) -> None:
         self.calls.append("stop")
 
+    def wait_for_room(self, limit_s: float) -> bool:
+        end = time.monotonic() + limit_s
+        while not self.room and time.monotonic() < end:
+            time.sleep(0.02)
+        return self.room
+
     def submit(self, messages: Sequence[Message]) -> None:
         self.messages.extend(messages)
+        self.pieces.append(list(messages))
 
 
 def until(true: Callable[[], object], what: str) -> None:
@@ -105,6 +114,31 @@ def test_messages_arrive_as_they_were_from_each_queue(
     delivery.send(sent[100:], "b")
     until(lambda: len(inbox.messages) >= 200, "200 messages")
     assert sorted(inbox.messages, key=lambda m: m.job_id) == sent
+
+
+def test_short_jobs_travel_together_and_are_taken_apart(
+    delivery: CeleryDelivery, consumer: CeleryConsumer, inbox: Inbox
+):
+    sent = [Message(n, n + 1) for n in range(70)]
+    delivery.send(sent, "a", together=32)
+    until(lambda: len(inbox.messages) >= 70, "70 messages")
+    assert sorted(inbox.messages, key=lambda m: m.job_id) == sent
+    assert sorted(map(len, inbox.pieces)) == [6, 32, 32]
+
+
+def test_a_worker_without_room_leaves_messages_to_others(
+    redis: RedisServer, delivery: CeleryDelivery, consumer: CeleryConsumer, inbox: Inbox
+):
+    """They stay in Redis, and the worker is not taken for deaf."""
+    arrives(delivery, inbox, 1)
+    inbox.room = False
+    delivery.send([Message(n, 1) for n in range(100, 140)], "a")
+    time.sleep(9)  # longer than a deaf worker is left alone
+    with redis.client() as client:
+        assert client.llen("a") > 20
+    assert consumer.rebuilt == 0
+    inbox.room = True
+    until(lambda: len(inbox.messages) >= 41, "all messages")
 
 
 @pytest.mark.parametrize("happens", ["restart", "flush", "stop", "freeze"])

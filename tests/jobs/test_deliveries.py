@@ -47,6 +47,9 @@ class Worker:
         self._store = store
         self._lock = threading.Lock()
 
+    def wait_for_room(self, limit_s: float) -> bool:
+        return True
+
     def submit(self, messages: Sequence[Message]) -> None:
         with self._lock, self._store.transaction(Scope.district()) as conn:
             self.heard.extend(messages)
@@ -60,7 +63,7 @@ class Worker:
 class AnyDelivery(Protocol):
     name: str
 
-    def send(self, messages: Sequence[Message], queue: str) -> None: ...
+    def send(self, messages: Sequence[Message], queue: str, *, together: int = 1) -> None: ...
     def close(self) -> None: ...
 
 

@@ -13,6 +13,7 @@ from theon.jobs.dispatcher import Dispatcher
 from theon.jobs.enqueue import NewJob, enqueue_many
 from theon.jobs.kinds import JobContext, Kinds, job
 from theon.jobs.ledger import Message
+from theon.jobs.predict import AHEAD_S
 from theon.jobs.waiting import why_waiting
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -45,12 +46,14 @@ class Kept:
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
+        self.pieces: list[int] = []
         self.away = False
 
-    def send(self, messages: Sequence[Message], queue: str) -> None:
+    def send(self, messages: Sequence[Message], queue: str, *, together: int = 1) -> None:
         if self.away:
             raise UnavailableError("the broker is away")
         self.sent.extend(messages)
+        self.pieces.append(together)
 
     def close(self) -> None:
         pass
@@ -59,6 +62,23 @@ class Kept:
 def add(store: Store, kind: str, count: int) -> list[int]:
     with store.transaction(DISTRICT) as conn:
         return enqueue_many(conn, KINDS, [NewJob(kind) for _ in range(count)])
+
+
+def add_history(store: Store, kind: str, count: int, run_s: float) -> None:
+    with store.transaction(DISTRICT) as conn:
+        conn.execute(
+            text(
+                "WITH made AS (INSERT INTO theon.jobs (campus_id, kind, queue, category,"
+                "  arguments, state, priority, rank_at, ready_at, max_attempts, max_lost,"
+                "  timeout_s, memory_mb) SELECT c.id, :kind, 'q', 'system', '{}', 'completed', 0,"
+                "  now(), now(), 1, 1, 1, 1 FROM theon.campuses AS c, generate_series(1, :count)"
+                "  RETURNING campus_id, id)"
+                " INSERT INTO theon.job_attempts (campus_id, job_id, token, attempt, kind,"
+                "  started_at, ended_at, waited_s, outcome, run_s) SELECT campus_id, id, 1, 1,"
+                "  :kind, now() - interval '5 s', now(), 0, 'completed', :run_s FROM made"
+            ),
+            {"kind": kind, "count": count, "run_s": run_s},
+        )
 
 
 def add_worker(store: Store, slots: int) -> None:
@@ -73,14 +93,46 @@ def add_worker(store: Store, slots: int) -> None:
         )
 
 
-def test_no_more_is_handed_out_than_twice_the_slots(store: Store) -> None:
+def test_no_more_is_handed_out_than_there_are_slots(store: Store) -> None:
     add_worker(store, slots=3)
     ids = add(store, "test.nothing", 20)
     kept = Kept()
     dispatcher = Dispatcher(store, KINDS, kept)
-    assert dispatcher.tick() == 6
+    assert dispatcher.tick() == 3
     assert dispatcher.tick() == 0
-    assert [m.job_id for m in kept.sent] == ids[:6]
+    assert [m.job_id for m in kept.sent] == ids[:3]
+    assert kept.pieces == [1]
+
+
+def test_of_short_jobs_a_slot_gets_as_many_as_it_works_off_soon(store: Store) -> None:
+    """Some of them travel together; a long job does not, and needs a slot of its own."""
+    add_worker(store, slots=2)
+    add_history(store, "test.nothing", count=10, run_s=0.05)
+    short = add(store, "test.nothing", 200)
+    kept = Kept()
+    dispatcher = Dispatcher(store, KINDS, kept)
+    dispatcher.tick()
+    dispatcher.tick()
+    count = round(2 * AHEAD_S / 0.05)
+    assert [m.job_id for m in kept.sent] == short[:count]
+    assert dispatcher.tick() == 0
+    assert min(kept.pieces) > 1
+    with store.transaction(DISTRICT) as conn:
+        messages = kept.sent
+        assert len(ledger.start(conn, messages, "w")) == count
+    assert dispatcher.tick() == 0
+
+
+def test_short_jobs_keep_no_long_one_from_its_slot(store: Store) -> None:
+    add_worker(store, slots=1)
+    add_history(store, "test.nothing", count=10, run_s=0.05)
+    add(store, "test.nothing", 9)
+    (long,) = add(store, "test.single", 1)
+    later = add(store, "test.nothing", 9)
+    kept = Kept()
+    Dispatcher(store, KINDS, kept).tick()
+    assert long in {m.job_id for m in kept.sent}
+    assert not {m.job_id for m in kept.sent} & set(later)
 
 
 def test_two_dispatchers_hand_out_no_job_twice_and_keep_caps(store: Store) -> None:
@@ -139,7 +191,7 @@ def test_a_job_that_runs_alone_is_handed_to_one_worker_and_no_broker(store: Stor
         ledger.release_dispatched(conn, held, "given back")
         conn.execute(text("UPDATE theon.jobs SET lost = 0"))
     Dispatcher(store, KINDS, kept).tick()  # one that has not read the queue before
-    assert {m.job_id for m in kept.sent} == {suspect, *others}
+    assert {m.job_id for m in kept.sent} == {suspect, others[0]}
 
 
 def test_a_page_says_why_a_job_waits(store: Store) -> None:
@@ -168,4 +220,4 @@ def test_folding_the_counters_changes_no_depth(store: Store) -> None:
         before = conn.execute(text(depths)).all()
     Dispatcher(store, KINDS, Kept()).tick()
     with store.transaction(DISTRICT) as conn:
-        assert conn.execute(text(depths)).all() == before == [("dispatched", 4), ("queued", 1)]
+        assert conn.execute(text(depths)).all() == before == [("dispatched", 2), ("queued", 3)]

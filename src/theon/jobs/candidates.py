@@ -2,14 +2,15 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import ceil
 
 from sqlalchemy import Connection, text
 
 from theon.jobs import ledger
 from theon.jobs.kinds import JobKind, Kinds
 from theon.jobs.policy import Candidate, Cap, Limits, Running, Worker
-from theon.jobs.predict import Predictor
+from theon.jobs.predict import Predictor, slot_cost
 
 BUFFER = 4_000
 PARTITIONS_PER_READ = 500
@@ -114,6 +115,7 @@ class Candidates:
                 job_id, kind, queue, slug, owner, float(rank_s), priority,
                 None if deadline_s is None else float(deadline_s), lost,
                 expected.p50_s, expected.memory_p95_mb, max_lost, float(ready_s),
+                slot_cost(expected.p50_s),
             )  # fmt: skip
             self._lines.setdefault(part, []).append(candidate)
 
@@ -146,12 +148,15 @@ def _gone(_ctx: object, _arguments: object) -> None:
     """The function of a kind whose code is gone; no worker calls it."""
 
 
-def running(conn: Connection, kinds: Kinds) -> tuple[Running, dict[str, int]]:
-    """What is at work and what began of late; and how many jobs of a queue are on their way."""
+Dispatched = Mapping[tuple[str, str], int]  # (queue, kind) to jobs
+
+
+def running(conn: Connection, kinds: Kinds) -> tuple[Running, Dispatched]:
+    """What is at work and what began of late; and what is on its way to any worker."""
     by_kind: Counter[str] = Counter()
     by_kind_owner: Counter[tuple[str, str]] = Counter()
     by_partition: Counter[tuple[str, str]] = Counter()
-    dispatched: Counter[str] = Counter()
+    dispatched: Counter[tuple[str, str]] = Counter()
     found = conn.execute(
         text(
             "SELECT j.kind, c.slug, j.owner, j.queue, j.worker IS NULL, count(*)"
@@ -164,7 +169,7 @@ def running(conn: Connection, kinds: Kinds) -> tuple[Running, dict[str, int]]:
         by_kind_owner[(kind, owner)] += count
         by_partition[(slug, owner)] += count
         if for_any_worker:
-            dispatched[queue] += count
+            dispatched[(queue, kind)] += count
     begun: Counter[str] = Counter()
     limited = [kind.name for kind in kinds.values() if kind.per_minute is not None]
     if limited:
@@ -212,33 +217,52 @@ def limits(conn: Connection, kinds: Kinds) -> Limits:
     return Limits(caps, {slug: frozenset(things) for slug, things in paused.items()})
 
 
-def workers(conn: Connection, dispatched: dict[str, int], *, multiple: float) -> list[Worker]:
-    """The live workers, each with the room that busy slots and dispatched jobs leave it."""
+def workers(
+    conn: Connection, dispatched: Dispatched, cost: Callable[[str], float] = lambda _kind: 1.0
+) -> list[Worker]:
+    """The live workers, each with the room that running and dispatched jobs leave it.
+
+    `cost` gives, for a kind, the share of a slot that one of its jobs takes up.
+    """
     found = conn.execute(
         text(
-            # The ledger knows how many run; a heartbeat tells it two seconds late.
-            "SELECT w.id, queues, slots, (SELECT count(*) FROM theon.jobs AS j"
-            "  WHERE j.state = 'running' AND j.worker = w.id), memory_free_mb,"
-            " EXISTS (SELECT FROM theon.jobs AS j WHERE j.state IN ('dispatched', 'running')"
-            f"  AND j.worker = w.id AND {ledger.ALONE}),"
+            # The ledger knows what runs; a heartbeat tells it two seconds late.
+            "SELECT w.id, queues, slots, (SELECT jsonb_object_agg(kind, n) FROM ("
+            "  SELECT j.kind, count(*) AS n FROM theon.jobs AS j"
+            "  WHERE j.state = 'running' AND j.worker = w.id GROUP BY j.kind) AS r),"
+            " memory_free_mb, EXISTS (SELECT FROM theon.jobs AS j"
+            "  WHERE j.state IN ('dispatched', 'running') AND j.worker = w.id"
+            f"  AND {ledger.ALONE}),"
             " extract(epoch FROM clock_timestamp() - heartbeat_at) FROM theon.job_workers AS w"
             " WHERE state = 'running' AND heartbeat_at > clock_timestamp()"
             "  - make_interval(secs => :alive_s) ORDER BY id"
         ),
         {"alive_s": ALIVE_S},
     ).all()
-    left = Counter(dispatched)
+    left: defaultdict[str, float] = defaultdict(float)
+    jobs: Counter[str] = Counter()
+    for (queue, kind), count in dispatched.items():
+        left[queue] += count * cost(kind)
+        jobs[queue] += count
     live = []
-    for worker_id, queues, slots, running_there, memory_mb, closed, silent_s in found:
-        room = 0 if closed else max(0, int(slots * multiple) - running_there)
+    for worker_id, queues, slots, kinds_there, memory_mb, closed, silent_s in found:
+        at_work = kinds_there or {}
+        taken_up = sum(count * cost(kind) for kind, count in at_work.items())
+        room = 0.0 if closed else max(0.0, slots - taken_up)
+        running_there = sum(at_work.values())
         pending = 0
         for queue in queues:
-            taken = min(left[queue], room - pending)
-            left[queue] -= taken
-            pending += taken
+            # Nobody knows which worker gets a message: it counts where there is room first.
+            taken = min(left[queue], room)
+            if taken > 0:
+                share = ceil(jobs[queue] * taken / left[queue])
+                pending += share
+                jobs[queue] -= share
+                left[queue] -= taken
+                room -= taken
         live.append(
             Worker(
-                worker_id, frozenset(queues), room - pending, running_there + pending, memory_mb,
+                worker_id, frozenset(queues), room, running_there + pending, memory_mb,
                 running_there, closed, float(silent_s),
             )
         )  # fmt: skip

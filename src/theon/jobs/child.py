@@ -154,6 +154,7 @@ class _Child:
         )
         self._context = context
         peak_before_mb, cpu_before_s = _peak_mb(), time.process_time()
+        began_s = time.monotonic()
         try:
             result = self._call(attempt, context)
             told: dict[str, Any] = {"outcome": "completed", "reason": "ended well"}
@@ -169,6 +170,7 @@ class _Child:
         peak_mb = _peak_mb()
         told["peak_memory_mb"] = peak_mb if peak_mb > peak_before_mb else None
         told["cpu_s"] = round(time.process_time() - cpu_before_s, 6)
+        told["run_s"] = round(time.monotonic() - began_s, 6)
         return told
 
     def _call(self, attempt: Attempt, context: AttemptContext) -> Any:

@@ -11,8 +11,14 @@ class Delivery(Protocol):
 
     name: str
 
-    def send(self, messages: Sequence[Message], queue: str) -> None:
-        """Hand `messages` to a worker that takes jobs of `queue`.
+    def send(self, messages: Sequence[Message], queue: str, *, together: int = 1) -> None:
+        """Hand `messages` to workers that take jobs of `queue`.
+
+        Args:
+            messages: in order.
+            queue: its name.
+            together: how many of them may travel in one piece, and so reach the same worker:
+                for short jobs the way costs more than the work.
 
         Raises:
             UnavailableError: the broker is away; the jobs come back when their dispatch lease

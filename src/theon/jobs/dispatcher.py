@@ -3,6 +3,8 @@
 import logging
 import threading
 import time
+from math import ceil
+from statistics import fmean
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
@@ -17,10 +19,13 @@ from theon.store.scope import Scope
 
 LONGEST_SLEEP_S = 1.0
 LONGEST_BACKOFF_S = 5.0
-MULTIPLE = 2.0  # jobs handed out for each slot, so that a slot finds its next one waiting
 CARE_S = 1.0
 FOLD_S = 30.0
-LEARN_S = 30.0
+LEARN_S = 5.0
+SHORT_COST = 0.1  # of a slot; jobs as short as this travel together
+MOST_TOGETHER = 32
+
+_Parcels = dict[tuple[str, int], list[ledger.Message]]  # (queue, together) to messages
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +39,7 @@ class Dispatcher:
         self._delivery = delivery
         self._buffer = candidates.Candidates(kinds)
         self._predictor = predict.Predictor()
+        self._usual_cost = 1.0
         self._care_at_s = self._fold_at_s = self._learn_at_s = 0.0
         self._next_due_s: float | None = None
         self._stopping = threading.Event()
@@ -51,8 +57,8 @@ class Dispatcher:
         with self._store.transaction(Scope.district()) as conn:
             marked = self._mark(conn, notified=notified)
         # After the commit: a message must never be faster than its mark.
-        for queue, messages in marked.items():
-            self._delivery.send(messages, queue)
+        for (queue, together), messages in marked.items():
+            self._delivery.send(messages, queue, together=together)
         return sum(map(len, marked.values()))
 
     def start(self) -> None:
@@ -108,40 +114,54 @@ class Dispatcher:
             self._fold_at_s = now_s + FOLD_S
         if now_s >= self._learn_at_s:
             self._predictor = predict.load(conn)
-            self._learn_at_s = now_s + LEARN_S
+            self._learn_at_s = now_s + max(LEARN_S, 20 * (time.monotonic() - now_s))
 
-    def _mark(self, conn: Connection, *, notified: bool) -> dict[str, list[ledger.Message]]:
+    def _cost(self, kind: str) -> float:
+        if kind not in self._kinds:
+            return 1.0
+        return predict.slot_cost(self._predictor.predict(self._kinds[kind], None).p50_s)
+
+    def _mark(self, conn: Connection, *, notified: bool) -> _Parcels:
         # Before anything is counted: two that count at the same time would fill the same room.
         if not _alone(conn):
             return {}
         at_work, dispatched = candidates.running(conn, self._kinds)
-        live = candidates.workers(conn, dispatched, multiple=MULTIPLE)
+        live = candidates.workers(conn, dispatched, self._cost)
         room = sum(worker.room for worker in live)
-        if room == 0:
+        if room <= 0:
             return {}
         limits = candidates.limits(conn, self._kinds)
-        found = self._buffer.first(conn, 4 * room + 64, self._predictor, notified=notified)
+        # Enough for a choice, and enough to fill the room with jobs as short as those of late.
+        wanted = min(candidates.BUFFER, ceil(4 * room + room / self._usual_cost) + 64)
+        found = self._buffer.first(conn, wanted, self._predictor, notified=notified)
         now_s = time.time()
         choice = policy.choose(found, at_work, limits, live, now_s)
         if not choice.chosen:
             return {}
+        costs = {candidate.job_id: candidate.cost for candidate in found}
+        self._usual_cost = fmean(costs[job_id] for job_id in choice.chosen)
         messages = ledger.dispatch(conn, [i for i in choice.chosen if i not in choice.alone])
         if choice.alone:
             ledger.dispatch_alone(conn, choice.alone)
         self._buffer.remove(set(choice.chosen))
-        return _by_queue(messages, {c.job_id: c.queue for c in found}, choice.chosen)
+        by_id = {message.job_id: message for message in messages}
+        of_choice = {candidate.job_id: candidate for candidate in found}
+        chosen = [(of_choice[i], by_id[i]) for i in choice.chosen if i in by_id]
+        return _parcels(chosen, len(live))
 
 
-def _by_queue(
-    messages: list[ledger.Message], queues: dict[int, str], order: list[int]
-) -> dict[str, list[ledger.Message]]:
-    """The messages per queue, in the order of the choice."""
-    by_id = {message.job_id: message for message in messages}
-    sent: dict[str, list[ledger.Message]] = {}
-    for job_id in order:
-        if job_id in by_id:
-            sent.setdefault(queues[job_id], []).append(by_id[job_id])
-    return sent
+def _parcels(chosen: list[tuple[policy.Candidate, ledger.Message]], workers: int) -> _Parcels:
+    """The messages per queue, in the order of the choice; short jobs travel together.
+
+    Of these every worker gets two pieces at least, so that none has all the work.
+    """
+    parcels: _Parcels = {}
+    short = sum(candidate.cost <= SHORT_COST for candidate, _ in chosen)
+    piece = max(1, min(MOST_TOGETHER, short // (2 * max(1, workers))))
+    for candidate, message in chosen:
+        together = piece if candidate.cost <= SHORT_COST else 1
+        parcels.setdefault((candidate.queue, together), []).append(message)
+    return parcels
 
 
 def _alone(conn: Connection) -> bool:

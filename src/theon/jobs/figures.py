@@ -169,8 +169,9 @@ FROM (SELECT CAST(:since AS timestamptz) AS since, CAST(:now AS timestamptz) AS 
 _RECENT = """
 WITH recent AS (
     SELECT campus_id, job_id, token, kind, started_at, ended_at, waited_s, outcome, error_kind,
-        peak_memory_mb, extract(epoch FROM ended_at - started_at)::float8 AS run_s,
-        greatest(0, extract(epoch FROM ended_at - greatest(started_at, :since)))::float8 AS busy_s
+        peak_memory_mb, coalesce(run_s, extract(epoch FROM ended_at - started_at)) AS run_s,
+        greatest(0, least(coalesce(run_s, 'infinity'),
+            extract(epoch FROM ended_at - greatest(started_at, :since)))) AS busy_s
     FROM theon.job_attempts WHERE ended_at > :since AND ended_at <= :now
 )"""
 

@@ -81,6 +81,7 @@ class Outcome:
         wait_s: seconds before the next attempt.
         error, error_kind, stack: message, class name and traceback of a failure.
         peak_memory_mb, cpu_s: what the attempt took.
+        run_s: seconds that it ran in its process, where its process tells.
     """
 
     job_id: int
@@ -95,6 +96,7 @@ class Outcome:
     stack: str | None = None
     peak_memory_mb: float | None = None
     cpu_s: float | None = None
+    run_s: float | None = None
 
 
 def promote(conn: Connection, limit: int = 10_000) -> int:
@@ -320,8 +322,9 @@ def finish(conn: Connection, outcomes: Sequence[Outcome]) -> dict[int, str]:
         int(job_id): state for job_id, state in conn.execute(text(_FINISH), {"rows": rows})
     }
     settle_dependents(conn, states)
-    if any(state in ("queued", "scheduled") for state in states.values()):
-        conn.execute(text("SELECT pg_notify(:channel, 'returned')"), {"channel": CHANNEL})
+    if states:
+        # A slot is free, and what came back may run again.
+        conn.execute(text("SELECT pg_notify(:channel, 'ended')"), {"channel": CHANNEL})
     return states
 
 
@@ -341,7 +344,7 @@ WITH given AS (
         END AS after
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS o (job_id bigint, token bigint,
         outcome text, reason text, result jsonb, transient boolean, wait_s float8, error text,
-        error_kind text, stack text, peak_memory_mb float8, cpu_s float8)
+        error_kind text, stack text, peak_memory_mb float8, cpu_s float8, run_s float8)
     JOIN theon.jobs AS j ON j.id = o.job_id AND j.token = o.token AND j.state = 'running'
     ORDER BY o.job_id FOR UPDATE OF j
 ), ended AS (
@@ -363,13 +366,14 @@ WITH given AS (
     FROM given AS g WHERE j.id = g.job_id AND j.token = g.token AND j.state = 'running'
     RETURNING j.id, j.state, j.campus_id, j.kind, j.size, j.worker, g.token, g.attempt,
         g.started_at, g.was_ready_at, g.outcome, g.error, g.error_kind, g.stack,
-        g.peak_memory_mb, g.cpu_s
+        g.peak_memory_mb, g.cpu_s, g.run_s
 ), kept AS (
     INSERT INTO theon.job_attempts (campus_id, job_id, token, attempt, kind, size, worker,
-        started_at, ended_at, waited_s, outcome, error, error_kind, stack, peak_memory_mb, cpu_s)
+        started_at, ended_at, waited_s, outcome, error, error_kind, stack, peak_memory_mb, cpu_s,
+        run_s)
     SELECT campus_id, id, token, attempt, kind, size, worker, started_at, clock_timestamp(),
         greatest(0, extract(epoch FROM started_at - was_ready_at)), outcome, error, error_kind,
-        stack, peak_memory_mb, cpu_s
+        stack, peak_memory_mb, cpu_s, run_s
     FROM ended
 )
 SELECT id, state FROM ended"""

@@ -36,6 +36,7 @@ class Candidate:
     predicted_memory_mb: float = 0.0
     max_lost: int = 3
     ready_at_s: float | None = None
+    cost: float = 1.0  # share of a slot; see `theon.jobs.predict.slot_cost`
 
     @property
     def alone(self) -> bool:
@@ -98,10 +99,13 @@ class Limits:
 class Worker:
     """A live worker.
 
+    While there is any room a job is admitted, however much of a slot it takes: else short ones
+    would keep a long one waiting for ever.
+
     Attributes:
         worker_id: its name in the ledger.
         queues: that it serves.
-        room: how many more jobs it may be handed.
+        room: for how many more slots it may be handed jobs.
         busy: what runs on it, and what was handed out and will probably come to it.
         memory_free_mb: of its machine.
         running: what runs on it.
@@ -111,7 +115,7 @@ class Worker:
 
     worker_id: str
     queues: frozenset[str]
-    room: int
+    room: float
     busy: int = 0
     memory_free_mb: float | None = None
     running: int = 0
@@ -192,7 +196,7 @@ class _Admission:
             self._campus[campus] += load
         self._workers = list(capacity)
         self._closed = [worker.closed for worker in capacity]
-        self._room = [0 if worker.closed else worker.room for worker in capacity]
+        self._room = [0.0 if worker.closed else worker.room for worker in capacity]
         self._busy = [worker.busy for worker in capacity]
         self._memory = [worker.memory_free_mb for worker in capacity]
 
@@ -279,11 +283,11 @@ class _Admission:
         self._load[c.partition] += 1
         self._campus[c.campus] += 1
         self._busy[place] += 1
-        self._room[place] -= 1
+        self._room[place] -= c.cost
         if c.alone:
             self.alone[c.job_id] = self._workers[place].worker_id
             self._closed[place] = True
-            self._room[place] = 0
+            self._room[place] = 0.0
         free = self._memory[place]
         if free is not None:
             self._memory[place] = free - c.predicted_memory_mb

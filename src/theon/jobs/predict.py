@@ -11,6 +11,10 @@ from theon.jobs.kinds import JobKind
 ATTEMPTS_PER_KIND = 500  # the latest; older ones say less
 ENOUGH = 5  # attempts of a bucket before its quantiles are believed
 PRIOR_SHARE = 0.1  # of the timeout, when nothing is known
+# Work that a slot may find waiting for it. A job that takes longer than this fills a slot; of
+# shorter ones several are handed out for it, so that it need not wait for each.
+AHEAD_S = 0.5
+LEAST_COST = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,11 @@ class Prediction:
     p95_s: float
     memory_p95_mb: float
     attempts: int
+
+
+def slot_cost(seconds: float) -> float:
+    """The share of a slot that a job of so many predicted seconds takes up: 1, or less if short."""
+    return max(LEAST_COST, min(1.0, seconds / AHEAD_S))
 
 
 def bucket(size: float | None) -> int | None:
@@ -55,7 +64,7 @@ def load(conn: Connection) -> Predictor:
             "   WHERE k.kind IS NOT NULL),"
             " latest AS (SELECT a.* FROM kinds AS k, LATERAL (SELECT kind,"
             "  CASE WHEN size < 1 THEN 0 ELSE 1 + floor(ln(size) / ln(4))::int END AS bucket,"
-            "  extract(epoch FROM ended_at - started_at)::float8 AS took_s, peak_memory_mb"
+            "  coalesce(run_s, extract(epoch FROM ended_at - started_at)) AS took_s, peak_memory_mb"
             "  FROM theon.job_attempts WHERE kind = k.kind AND outcome = 'completed'"
             "  ORDER BY ended_at DESC LIMIT :limit) AS a)"
             " SELECT kind, bucket, grouping(bucket) AS whole,"

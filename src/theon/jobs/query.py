@@ -349,7 +349,7 @@ def _durations(conn: Connection, kinds: Sequence[str]) -> dict[str, tuple[float,
             "SELECT k.kind, percentile_cont(0.5) WITHIN GROUP (ORDER BY a.took_s),"
             "  percentile_cont(0.95) WITHIN GROUP (ORDER BY a.took_s)"
             " FROM unnest(CAST(:kinds AS text[])) AS k (kind) CROSS JOIN LATERAL ("
-            "  SELECT extract(epoch FROM ended_at - started_at)::float8 AS took_s"
+            "  SELECT coalesce(run_s, extract(epoch FROM ended_at - started_at)) AS took_s"
             "  FROM theon.job_attempts WHERE kind = k.kind AND outcome = 'completed'"
             "  ORDER BY ended_at DESC LIMIT :attempts) AS a"
             " GROUP BY k.kind HAVING count(*) >= :enough"

@@ -42,12 +42,13 @@ LONGEST_REST_S = 5.0
 # While attempts are this short, some are begun before a child is free, so that none waits for
 # the ledger; one that then still gets no child goes back.
 SHORT_S = 0.02
-AHEAD_PER_SLOT = 8
+AHEAD_S = 0.1
+AHEAD_PER_SLOT = 64
 AHEAD_WAIT_S = 2.0
 INBOX_LIMIT = 10_000
 LAST_WORDS_S = 10.0
-# Messages that come while a job runs alone go back so long before they are dropped: soon, and
-# not at once, for they may come here again.
+# Messages that come while a job runs alone, or all slots are busy, go back so long before they
+# are dropped: soon, and not at once, for they may come here again.
 KEPT_UNTIL_S = 5.5
 
 _log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Supervisor:
         self._waker, self._woken = socket.socketpair()
         self._asked_to_drain = threading.Event()
         self._asked_to_stop = threading.Event()
+        self._has_room = threading.Event()
         self._drain_until_s: float | None = None
         self._short_s = 1.0  # how long attempts took lately
         self._looked_s = self._measured_s = self._rest_until_s = 0.0
@@ -128,6 +130,10 @@ class Supervisor:
         until_s = time.monotonic() + DISPATCH_LEASE_S - 0.5
         self._inbox.extend((message, until_s) for message in messages)
         self._wake()
+
+    def wait_for_room(self, limit_s: float) -> bool:
+        """Wait until messages that come would begin soon; False if they would not in that time."""
+        return self._has_room.wait(limit_s)
 
     def start(self) -> None:
         """Run in a thread of its own."""
@@ -377,24 +383,33 @@ class Supervisor:
         while self._inbox and (self._inbox[0][1] < now_s or len(self._inbox) > INBOX_LIMIT):
             self._inbox.popleft()
         if self._quarantine.attend(now_s):
-            self._send_on(now_s)
+            self._send_on(now_s, "given back: its worker runs another job alone")
+            self._has_room.clear()
             return
         ahead = 0
         if self._short_s < SHORT_S:
             most = AHEAD_PER_SLOT * self._slots
-            ahead = min(most, math.ceil(self._slots * SHORT_S / max(self._short_s, 1e-4)))
+            ahead = min(most, math.ceil(self._slots * AHEAD_S / max(self._short_s, 1e-4)))
         room = len(self._idle) + ahead - len(self._ready) - self._clerk.beginning
         if room > 0 and self._inbox:
             count = min(room, len(self._inbox))
+            room -= count
             self._clerk.begin([self._inbox.popleft()[0] for _ in range(count)])
+        if self.busy >= self._slots:
+            self._send_on(now_s, "given back: no slot came free in time")
+        # A slot at work finds its next job here, if jobs are short.
+        if room > 0 or len(self._inbox) < ahead:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
 
-    def _send_on(self, now_s: float) -> None:
-        """A job runs alone or is about to: others are not kept from workers that have room."""
+    def _send_on(self, now_s: float, reason: str) -> None:
+        """Give back what cannot begin soon: it is not kept from workers that have room."""
         late: list[Message] = []
         while self._inbox and self._inbox[0][1] - KEPT_UNTIL_S < now_s:
             late.append(self._inbox.popleft()[0])
         if late:
-            self._clerk.give_back(late, "given back: its worker runs another job alone")
+            self._clerk.give_back(late, reason)
 
     # -- children -------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ def why_waiting(conn: Connection, job_id: int, kinds: Kinds) -> str:
         ],
         at_work,
         candidates.limits(conn, kinds),
-        candidates.workers(conn, dispatched, multiple=1.0),
+        candidates.workers(conn, dispatched),
         time.time(),
     )
     return choice.waiting.get(job_id, "it may run now; others have their turn before it")

@@ -32,12 +32,13 @@ ANSWER_S = 3.0  # an answer that takes longer counts as none: the connection is 
 ECHO_EVERY_S = 2.0
 DEAF_S = 8.0  # Redis answers and a message of our own has not come back for so long
 ECHO_KEPT_S = 60  # Redis forgets the echo queue of a worker that is gone
+FULL_S = 1.0  # for so long a worker that has no room takes no message
 TOLD_EVERY_S = 30.0
 STOP_S = 10.0
 
 _log = logging.getLogger(__name__)
 _BROKEN = (RedisError, KombuError, OSError)
-_Task = tuple[str, tuple[int, ...], str]  # name, arguments, id
+_Task = tuple[str, tuple[Any, ...], str]  # name, arguments, id
 
 
 class Submits(Protocol):
@@ -47,6 +48,9 @@ class Submits(Protocol):
 
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages; returns at once."""
+
+    def wait_for_room(self, limit_s: float) -> bool:
+        """Wait until more messages would begin soon; False if they would not in that time."""
 
 
 def make_app(redis_url: str) -> Celery:
@@ -105,14 +109,18 @@ class CeleryDelivery:
         self._lock = threading.Lock()
         self._connection: Any = None
 
-    def send(self, messages: Sequence[Message], queue: str) -> None:
-        """Publish `messages` to the Celery queue named `queue`.
+    def send(self, messages: Sequence[Message], queue: str, *, together: int = 1) -> None:
+        """Publish `messages` to the Celery queue named `queue`, up to `together` as one task.
 
         Raises:
             UnavailableError: Redis does not answer. Those that were not published come back
                 when their dispatch lease ends.
         """
-        tasks = [(TASK, (m.job_id, m.token), f"{m.job_id}.{m.token}") for m in messages]
+        pieces = (messages[n : n + together] for n in range(0, len(messages), together))
+        tasks = [
+            (TASK, ([[m.job_id, m.token] for m in piece],), f"{piece[0].job_id}.{piece[0].token}")
+            for piece in pieces
+        ]
         self._send(tasks, queue)
 
     def say(self, queue: str) -> None:
@@ -367,9 +375,13 @@ class CeleryConsumer:
 def _add_tasks(app: Celery, supervisor: Submits, heard: Callable[[], None]) -> None:
     """The two tasks of a worker: a message of a job, and its own echo."""
 
-    def run(job_id: int, token: int) -> None:
+    def run(pairs: list[list[int]]) -> None:
         heard()
-        supervisor.submit([Message(job_id, token)])
+        supervisor.submit([Message(job_id, token) for job_id, token in pairs])
+        # What this worker cannot begin soon stays in Redis, for others. Not for long: it has to
+        # hear its own echo.
+        supervisor.wait_for_room(FULL_S)
+        heard()
 
     # Shared tasks would go to every Celery of the process, and the first of a name would win.
     app.task(name=TASK, ignore_result=True, shared=False)(run)

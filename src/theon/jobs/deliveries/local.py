@@ -14,9 +14,9 @@ class LocalDelivery:
     def __init__(self, supervisor: TakesMessages) -> None:
         self._supervisor = supervisor
 
-    def send(self, messages: Sequence[Message], queue: str) -> None:
+    def send(self, messages: Sequence[Message], queue: str, *, together: int = 1) -> None:
         """Hand them over; the one supervisor takes all queues."""
-        del queue
+        del queue, together
         if messages:
             self._supervisor.submit(messages)
 
