@@ -17,7 +17,7 @@ from tests.jobs.redis_server import RedisServer
 from tests.system import chaos_dispatcher, chaos_worker
 from theon.store import postmaster
 
-SLOTS = 3
+SLOTS = 4
 
 
 def say(began_s: float, what: str) -> None:
@@ -193,10 +193,11 @@ class Cast:
             return "redis killed"
         if part in ("postmaster", "postgres"):
             return self._kill_postgres(whole=part == "postgres")
-        if part == "job":
+        if part == "jobs":
             jobs = random.choice(self.workers).jobs()
-            send(jobs[:1], signal.SIGKILL)
-            return f"a process of a job killed ({len(jobs)} were there)"
+            doomed = jobs[: random.randint(1, SLOTS)]
+            send(doomed, signal.SIGKILL)
+            return f"{len(doomed)} of {len(jobs)} processes of jobs killed"
         whole = part == "worker-tree"
         member.kill(whole=whole)
         return f"{member.name} killed{' with all that it started' if whole else ''}"

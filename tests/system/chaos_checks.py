@@ -75,8 +75,16 @@ def summary(store: Store) -> str:
     outcomes = Counter(row.outcome for row in read(store, ATTEMPTS))
     jobs = read(store, JOBS)
     alone = sum(runs_alone(job.lost, job.max_lost) for job in jobs)
+    begun = min(row.at for row in read(store, HISTORY))
+    ended = Counter(
+        int((row.at - begun).total_seconds() // 10)
+        for row in read(store, HISTORY)
+        if State(row.after) in ENDED
+    )
+    pace = " ".join(str(ended[n]) for n in range(max(ended, default=0) + 1))
+    ways = ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()))
     return (
-        f"attempts: {', '.join(f'{n} {name}' for name, n in sorted(outcomes.items()))};"
+        f"jobs ended in each ten seconds: {pace}; attempts: {ways};"
         f" {alone} of {len(jobs)} jobs came to run alone, the unluckiest innocent lost"
         f" {max(job.lost for job in jobs if job.kind != 'chaos.poison')} workers"
     )

@@ -93,6 +93,19 @@ def flaky(ctx: Any, args: Work) -> None:
         ctx.finish(conn)
 
 
+@job("chaos.unlucky", **INNOCENT)
+def unlucky(ctx: Any, args: Work) -> None:
+    """Lose the process twice, as by somebody's hand; then run, alone, and write the effect."""
+    losses = ctx.saved or 0
+    if losses < 2:
+        ctx.checkpoint(losses + 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(args.seconds)
+    with ctx.transaction() as conn:
+        _effect(ctx, conn)
+        ctx.finish(conn)
+
+
 @job("chaos.poison", queue=QUEUE, max_lost=3, timeout_s=60, memory_mb=512, backoff=SOON)
 def poison(ctx: Any, args: Work) -> None:
     """Kill the worker: its supervisor and the server of its processes."""
@@ -110,7 +123,7 @@ def poison(ctx: Any, args: Work) -> None:
 
 
 def kinds() -> Kinds:
-    return Kinds([short, effect, long, flaky, poison])
+    return Kinds([short, effect, long, flaky, unlucky, poison])
 
 
-WITH_EFFECT = ("chaos.effect", "chaos.long", "chaos.flaky")
+WITH_EFFECT = ("chaos.effect", "chaos.long", "chaos.flaky", "chaos.unlucky")

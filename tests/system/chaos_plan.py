@@ -13,9 +13,9 @@ LONGER_THAN_A_LEASE_S = 34.0
 
 # How often each is done, in proportion.
 ACTIONS = {
-    "kill worker": 3,
+    "kill worker": 4,
     "kill worker-tree": 2,
-    "kill job": 4,
+    "kill jobs": 9,
     "kill dispatcher": 4,
     "kill postmaster": 3,
     "kill postgres": 2,
@@ -37,7 +37,7 @@ class Event:
 
 
 def events(random: Random) -> list[Event]:
-    """Something every two or three seconds, and three freezes that outlast a lease."""
+    """Something every other second, and three freezes that outlast a lease."""
     found = [
         Event(random.uniform(6, 12), "freeze worker", LONGER_THAN_A_LEASE_S),
         Event(random.uniform(20, 30), "freeze dispatcher", LONGER_THAN_A_LEASE_S),
@@ -47,7 +47,7 @@ def events(random: Random) -> list[Event]:
     while at_s < CHAOS_S - 1:
         (action,) = random.choices(list(ACTIONS), list(ACTIONS.values()))
         found.append(Event(at_s, action, min(random.uniform(1, 7), CHAOS_S - at_s)))
-        at_s += random.uniform(1.5, 3.5)
+        at_s += random.uniform(1.2, 2.8)
     return sorted(found, key=lambda event: event.at_s)
 
 
@@ -77,12 +77,13 @@ def batches(random: Random) -> list[Batch]:
 
 
 def _job(random: Random, n: int) -> NewJob:
-    (kind,) = random.choices(["short", "effect", "long", "flaky"], [50, 25, 12, 13])
+    (kind,) = random.choices(["short", "effect", "long", "flaky", "unlucky"], [50, 25, 10, 13, 2])
     seconds = {
         "short": random.uniform(0, 0.4),
-        "effect": random.uniform(0, 0.5),
+        "effect": random.choice([0.0, 0.2, 0.5, 2.0]),
         "long": random.uniform(1.0, 3.0),
         "flaky": 0.0,
+        "unlucky": random.uniform(0, 0.5),
     }[kind]
     failures = random.randint(1, 3) if kind == "flaky" else 0
     return _new(f"chaos.{kind}", f"job {n}", seconds, failures=failures)
