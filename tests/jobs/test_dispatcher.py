@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from theon.errors import UnavailableError
 from theon.jobs import ledger
-from theon.jobs.dispatcher import Dispatcher
+from theon.jobs.dispatcher import Dispatcher, _alone
 from theon.jobs.enqueue import NewJob, enqueue_many
 from theon.jobs.kinds import JobContext, Kinds, job
 from theon.jobs.ledger import Message
@@ -192,6 +192,30 @@ def test_a_job_that_runs_alone_is_handed_to_one_worker_and_no_broker(store: Stor
         conn.execute(text("UPDATE theon.jobs SET lost = 0"))
     Dispatcher(store, KINDS, kept).tick()  # one that has not read the queue before
     assert {m.job_id for m in kept.sent} == {suspect, others[0]}
+
+
+def test_a_dispatcher_that_is_frozen_in_its_turn_loses_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only one hands out at a time; the others do not wait for one that does not go on."""
+    monkeypatch.setattr(ledger, "IDLE_S", 0.5)
+    add_worker(store, slots=1)
+    add(store, "test.nothing", 1)
+    kept = Kept()
+
+    def freeze() -> None:
+        with store.transaction(DISTRICT) as frozen:
+            ledger.bound(frozen)
+            assert _alone(frozen)
+            assert Dispatcher(store, KINDS, kept).tick() == 0
+            until = time.monotonic() + 30
+            while not kept.sent and time.monotonic() < until:
+                Dispatcher(store, KINDS, kept).tick()
+            frozen.execute(text("SELECT 1"))
+
+    with pytest.raises(UnavailableError):
+        freeze()
+    assert len(kept.sent) == 1
 
 
 def test_a_page_says_why_a_job_waits(store: Store) -> None:

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,13 @@ from theon.store.scope import Scope
 
 pytestmark = pytest.mark.slow
 Start = Callable[[], OtherUser]
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end_s, "it never came true"
+        time.sleep(0.01)
 
 
 def slugs(store: Store) -> list[str]:
@@ -141,6 +149,50 @@ def test_a_stale_pid_file_stops_nobody(home: Path, home_settings: Settings, cont
             assert slugs(store) == ["district", "lincoln"]
             assert somebody.poll() is None
             somebody.communicate(b"\n")
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["the postmaster", "the whole server"])
+def test_a_server_that_was_killed_and_is_not_collected_stops_nobody(
+    home: Path, home_settings: Settings, other_user: Start, whole: bool
+) -> None:
+    """Who started it is frozen and leaves it as a zombie, whose number its files still name."""
+    starter = other_user()
+    starter.opened()
+    server = server_process(home)
+    assert server is not None
+    starter.process.send_signal(signal.SIGSTOP)
+    try:
+        for process in [server, *(server.children() if whole else [])]:
+            process.kill()
+        wait_for(lambda: server.status() == psutil.STATUS_ZOMBIE)
+        other = other_user()
+        assert other.opened() == ["district"]
+        with Store.open(home_settings) as store:
+            assert slugs(store) == ["district"]
+            assert server.status() == psutil.STATUS_ZOMBIE
+        other.leave()
+    finally:
+        starter.process.send_signal(signal.SIGCONT)
+    starter.leave()
+
+
+def test_a_socket_lock_that_names_somebody_else_stops_nobody(
+    home: Path, home_settings: Settings
+) -> None:
+    """After a crash its number may be another process's of the same user by now."""
+    with Store.open(home_settings) as store:
+        server = postmaster.find(home / "postgres" / "data")
+        assert server is not None
+        assert server.socket_dir is not None
+        uids = server.process.uids()
+        kill_server(home)
+        lock = server.socket_dir / f".s.PGSQL.{embedded.PORT}.lock"
+        with subprocess.Popen(["sleep", "600"], user=uids.real) as somebody:
+            lines = lock.read_text().splitlines()
+            lock.write_text("\n".join([str(somebody.pid), *lines[1:]]) + "\n")
+            assert slugs(store) == ["district"]
+            assert somebody.poll() is None
+            somebody.kill()
 
 
 def test_a_child_that_outlives_its_postmaster_is_ended_first(

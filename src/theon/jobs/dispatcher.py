@@ -53,8 +53,10 @@ class Dispatcher:
                 come back when their lease ends.
         """
         with self._store.transaction(Scope.district()) as conn:
+            ledger.bound(conn)
             self._look_after(conn)
         with self._store.transaction(Scope.district()) as conn:
+            ledger.bound(conn)
             marked = self._mark(conn, notified=notified)
         # After the commit: a message must never be faster than its mark.
         for (queue, together), messages in marked.items():

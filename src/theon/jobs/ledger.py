@@ -20,6 +20,7 @@ from theon.jobs.policy import QUARANTINE_LOST
 DISPATCH_LEASE_S = 8.0
 RUN_LEASE_S = 30.0
 EXPIRED_PER_STATEMENT = 1_000
+IDLE_S = 5.0
 # The jobs that run alone: see `policy.runs_alone`.
 ALONE = f"lost >= least({QUARANTINE_LOST}, greatest(1, max_lost - 1))"
 
@@ -97,6 +98,15 @@ class Outcome:
     peak_memory_mb: float | None = None
     cpu_s: float | None = None
     run_s: float | None = None
+
+
+def bound(conn: Connection) -> None:
+    """Let the database end this transaction when nothing comes for `IDLE_S` seconds.
+
+    A process that is frozen in the middle of it would keep its locks, and what they keep from
+    others would wait for it: the turn to hand out jobs, or the end of leases.
+    """
+    conn.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S:g}s'"))
 
 
 def promote(conn: Connection, limit: int = 10_000) -> int:

@@ -224,6 +224,7 @@ class EmbeddedServer:
         user = self._spawn_user()
         socket_dir = self._socket_dir(user)
         self._write_configuration(socket_dir, user)
+        postmaster.clear_sockets(socket_dir)
         with self.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own program and paths
                 [str(_programs(self.data, user) / "postgres"), "-D", str(self.data)],

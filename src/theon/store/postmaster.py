@@ -59,21 +59,40 @@ def clear_stale(data: Path, *, limit_s: float = 6) -> None:
     log, as it does after any crash). Then a `postmaster.pid` whose number is now another
     process's goes, which PostgreSQL would take for itself still running.
     """
-    orphans = _serving(data)
-    _, still_there = psutil.wait_procs(orphans, timeout=limit_s / 2)
+    still_there = _wait(_serving(data), limit_s / 2)
     for process in still_there:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGQUIT)
-    _, still_there = psutil.wait_procs(still_there, timeout=limit_s / 2)
+    still_there = _wait(still_there, limit_s / 2)
     for process in still_there:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(still_there, timeout=limit_s)
+    _wait(still_there, limit_s)
     lines = _pid_file_lines(data)
     with contextlib.suppress(ValueError, IndexError):
         if not psutil.pid_exists(abs(int(lines[0]))):
             return  # PostgreSQL sees that by itself, and checks its shared memory on the way
     (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def clear_sockets(folder: Path) -> None:
+    """Remove the sockets in `folder`, which is one server's alone, and their locks.
+
+    Call when that server is gone and cleared. A lock names its process, and PostgreSQL would not
+    start while there is one of that number: a zombie that nobody has collected, or another.
+    """
+    for path in folder.glob(".s.PGSQL.*"):
+        path.unlink(missing_ok=True)
+
+
+def _wait(processes: list[psutil.Process], limit_s: float) -> list[psutil.Process]:
+    """Those that still run after `limit_s`. A zombie does not, whoever has to collect it."""
+    end_s = time.monotonic() + limit_s
+    while (left := [process for process in processes if alive(process)]) and (
+        time.monotonic() < end_s
+    ):
+        time.sleep(0.02)
+    return left
 
 
 def stop(data: Path, *, limit_s: float) -> None:
