@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from theon.jobs import figures
-from theon.jobs.figures import KindFigures, Pause, QueueFigures, Target, WorkerFigures
+from theon.jobs.figures import (
+    KindFigures,
+    Pause,
+    QueueFigures,
+    Target,
+    Window,
+    WorkerFigures,
+)
 from theon.store.scope import DISTRICT
 
 NAMED_KINDS = 5
@@ -49,9 +56,11 @@ class Health:
     bottleneck: Bottleneck
 
 
-def health(conn: Connection, *, window_s: float = figures.WINDOW_S) -> Health:
-    """The figures of a window, up to now, of the scope of `conn`."""
-    window = figures.look_back(conn, window_s)
+def health(
+    conn: Connection, *, window_s: float = figures.WINDOW_S, window: Window | None = None
+) -> Health:
+    """The figures of a window, up to now unless it is given, of the scope of `conn`."""
+    window = window or figures.look_back(conn, window_s)
     kinds = figures.kind_figures(conn, window)
     queues = figures.queue_figures(conn, window)
     found = figures.targets(conn, kinds, window)
