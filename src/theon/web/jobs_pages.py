@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from theon.jobs.kinds import Kinds
 from theon.jobs.schedules import Scheduler
 from theon.store.engine import Store
-from theon.web import jobs_list, jobs_one
+from theon.web import jobs_list, jobs_one, jobs_run
 from theon.web.jobs_base import JobsSite
 
 
@@ -14,3 +14,4 @@ def add_jobs_pages(app: FastAPI, store: Store, kinds: Kinds, scheduler: Schedule
     app.state.jobs_site = JobsSite(store, kinds, scheduler)
     app.include_router(jobs_list.router)
     app.include_router(jobs_one.router)
+    app.include_router(jobs_run.router)

@@ -5,10 +5,20 @@
 
 const live = { failures: 0, waitUntil: 0, pressed: false, busy: false, lastAnswer: new Date() };
 const readAt = new WeakMap();
+const dialog = document.getElementById("confirm");
+
+function isEdited(field) {
+  if (field.type === "hidden" || field.type === "submit") return false;
+  if (field.type === "checkbox" || field.type === "radio") return field.checked !== field.defaultChecked;
+  if (!field.options) return field.value !== field.defaultValue;
+  const chosen = [...field.options].findIndex((option) => option.defaultSelected);
+  return field.selectedIndex !== Math.max(0, chosen);
+}
 
 function rests(element) {
-  return live.pressed || element.contains(document.activeElement) ||
-    element.querySelector("input[type=checkbox]:checked") !== null;
+  return live.pressed || dialog.open || element.contains(document.activeElement) ||
+    element.querySelector("input[type=checkbox]:checked") !== null ||
+    [...element.querySelectorAll("input, select, textarea")].some(isEdited);
 }
 
 function keepAsItWas(before, after) {
@@ -72,7 +82,6 @@ setInterval(tick, 250);
 
 // -- confirm: a form or button with data-confirm asks first ----------------------------------
 
-const dialog = document.getElementById("confirm");
 let asked = null;
 
 document.addEventListener("submit", (event) => {
