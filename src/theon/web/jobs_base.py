@@ -209,14 +209,16 @@ def page(
     token = session_token(request)
     csrf = csrf_token(token) if token else ""
     proof = Markup('<input type="hidden" name="{}" value="{}">').format(CSRF_FIELD, csrf)
-    # What a page asks for to be up to date is not what somebody reads.
-    said = "" if LIVE_HEADER in request.headers else unquote(request.cookies.get(SAID_COOKIE, ""))
+    # What a page asks for to be up to date is taken apart, and not what somebody reads.
+    live = LIVE_HEADER in request.headers
+    said = "" if live else unquote(request.cookies.get(SAID_COOKIE, ""))
     html = _templates.get_template(template).render(
         principal=principal,
         may=principal.may,
         csrf=csrf,
         proof=proof,
         nonce=nonce,
+        live=live,
         title=title,
         here=here,
         said=said[:LONGEST_SAID],

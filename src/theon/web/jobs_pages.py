@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from theon.jobs.kinds import Kinds
 from theon.jobs.schedules import Scheduler
 from theon.store.engine import Store
-from theon.web import jobs_list, jobs_one, jobs_run
+from theon.web import jobs_list, jobs_one, jobs_overviews, jobs_run
 from theon.web.jobs_base import JobsSite
 
 
@@ -15,3 +15,4 @@ def add_jobs_pages(app: FastAPI, store: Store, kinds: Kinds, scheduler: Schedule
     app.include_router(jobs_list.router)
     app.include_router(jobs_one.router)
     app.include_router(jobs_run.router)
+    app.include_router(jobs_overviews.router)
