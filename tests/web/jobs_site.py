@@ -6,9 +6,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from browser import Browser, Page, wait_for
 from fastapi import FastAPI
@@ -196,6 +198,44 @@ class School:
         with self.store.transaction(DISTRICT) as conn:
             found = conn.execute(text(statement), values)
             return list(found.all()) if found.returns_rows else []
+
+
+@pytest.fixture
+def school(store: Store, store_settings: Settings) -> School:
+    return School(store, store_settings)
+
+
+# -- what a page says ----------------------------------------------------------------------
+
+
+def rows_of(html: str) -> list[int]:
+    """The ids of the jobs in the table, in order."""
+    return [int(found) for found in re.findall(r'<tr id="job-(\d+)"', html)]
+
+
+def counts_of(html: str) -> dict[str, int]:
+    """The counts beside the states; the empty key is all of them."""
+    found = re.findall(r'data-state="(\w*)"[^>]*><span>[^<]*</span> <b>([\d,]+)</b>', html)
+    return {state: int(number.replace(",", "")) for state, number in found}
+
+
+def previewed(html: str) -> dict[str, int]:
+    found = re.findall(r'<li data-state="(\w+)"><b>([\d,]+)</b>', html)
+    return {state: int(number.replace(",", "")) for state, number in found}
+
+
+class Elements(HTMLParser):
+    """The names of the elements and of their attributes in a page, as a browser reads it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
 
 
 # -- in a real browser ---------------------------------------------------------------------

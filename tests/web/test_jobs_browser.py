@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 from browser import Browser, Page, wait_for
 from jobs_site import EVIL, School, arrived, enter, go, served
+from running_site import Site
+from tests.access.conftest import PASSWORD
 
+from theon.access.accounts import add_account
+from theon.access.roles import Role
 from theon.jobs.enqueue import NewJob
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -174,3 +178,23 @@ def test_a_page_without_an_answer_says_that_it_is_not_live(
         assert page.ask("document.querySelector('[data-not-live]').hidden")
     note = "document.querySelector('[data-not-live]:not([hidden])')?.textContent"
     wait_for(lambda: (page.ask(note) or "").startswith("Not live: no answer since"))
+
+
+def test_a_job_run_from_the_page_is_seen_to_its_end(empty_site: Site, browser: Browser) -> None:
+    """From the overview by way of signing in, with a real worker."""
+    store = empty_site.theon.store
+    role = Role.SYSTEM_ADMINISTRATOR
+    add_account(store, name="root", password=PASSWORD, role=role, campus="district")
+    overview = browser.open(empty_site.url, width=1280)
+    assert overview.ask("document.querySelector('footer a[href=\"/jobs\"]') !== null")
+    page = enter(browser, empty_site.url, "root", "/jobs/run?kind=system.health")
+    page.ask("window.left = true")
+    click(page, "main button[type=submit]")
+    arrived(page)
+    state = "document.querySelector('#job-state').dataset.state"
+    wait_for(lambda: page.ask(state) == "completed")
+    wait_for(lambda: page.ask("document.querySelector('#job-result pre') !== null"))
+    attempt = page.ask("document.querySelector('#attempts tbody tr').innerText")
+    assert "completed" in attempt
+    assert " MB" in attempt
+    assert page.complaints == []

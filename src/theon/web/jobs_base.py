@@ -276,11 +276,13 @@ _SPANS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"
 
 
 def duration(seconds: float | None) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min` or `4 d 2 h`."""
+    """`40 ms`, `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min` or `4 d 2 h`."""
     if seconds is None:
         return NOTHING
+    if seconds < 0.0995:
+        return f"{max(0.0, seconds) * 1_000:.0f} ms"
     if seconds < 9.95:
-        return f"{max(0.0, seconds):.1f} s"
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     for size_s, unit, part_s, part_unit in _SPANS:
         if whole >= size_s:

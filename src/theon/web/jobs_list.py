@@ -22,7 +22,17 @@ from theon.jobs.moves import STATES, Done
 from theon.jobs.query import NoSuchJobError, Page, list_jobs, summaries
 from theon.jobs.search import JobFilter, parse_search
 from theon.web import jobs_filter
-from theon.web.jobs_base import actor_of, change, done, form_of, in_thread, page, read, site_of
+from theon.web.jobs_base import (
+    LIVE_HEADER,
+    actor_of,
+    change,
+    done,
+    form_of,
+    in_thread,
+    page,
+    read,
+    site_of,
+)
 from theon.web.jobs_filter import Link, jobs_url
 from theon.web.jobs_words import BUTTONS, number_of_jobs, time_left, told
 from theon.web.sign_in import PageRefusal, require_page
@@ -46,7 +56,6 @@ class _Shown:
 
     jobs: Page
     states: list[Link]
-    words: list[str]
     fault: Refusal | None = None
 
 
@@ -64,6 +73,8 @@ async def jobs_page(request: Request, principal: Reader, q: str = "", cursor: st
             raise
         chosen = JobFilter()
         shown = await read(request, principal, lambda conn: _nothing(conn, kinds, fault))
+    live = LIVE_HEADER in request.headers
+    words = [] if live else await read(request, principal, lambda conn: _words(conn, kinds))
     return page(
         request,
         principal,
@@ -77,7 +88,7 @@ async def jobs_page(request: Request, principal: Reader, q: str = "", cursor: st
         states=shown.states,
         chips=jobs_filter.chips(chosen, kinds),
         counted=jobs_filter.is_counted(chosen),
-        words=shown.words,
+        words=words,
         cursor=cursor,
         newest=jobs_url(chosen),
         older=jobs_url(chosen, cursor=shown.jobs.cursor) if shown.jobs.cursor else None,
@@ -90,13 +101,13 @@ async def jobs_page(request: Request, principal: Reader, q: str = "", cursor: st
 def _list(conn: Connection, kinds: Kinds, chosen: JobFilter, cursor: str) -> _Shown:
     jobs = list_jobs(conn, chosen, limit=JOBS_ON_A_PAGE, cursor=cursor or None)
     counts = jobs_filter.state_counts(conn, kinds, chosen)
-    return _Shown(jobs, jobs_filter.state_links(chosen, counts), _words(conn, kinds))
+    return _Shown(jobs, jobs_filter.state_links(chosen, counts))
 
 
 def _nothing(conn: Connection, kinds: Kinds, fault: Refusal) -> _Shown:
     counts = jobs_filter.state_counts(conn, kinds, JobFilter())
     states = jobs_filter.state_links(JobFilter(), counts)
-    return _Shown(Page((), None, True), states, _words(conn, kinds), fault)
+    return _Shown(Page((), None, True), states, fault)
 
 
 def _words(conn: Connection, kinds: Kinds) -> list[str]:

@@ -75,7 +75,7 @@ function tick() {
 }
 
 document.addEventListener("pointerdown", () => { live.pressed = true; });
-for (const name of ["pointerup", "pointercancel", "blur"]) {
+for (const name of ["pointerup", "pointercancel", "dragend", "blur"]) {
   window.addEventListener(name, () => { live.pressed = false; });
 }
 setInterval(tick, 250);
