@@ -13,11 +13,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from theon.jobs.candidates import ALIVE_S
-from theon.store.scope import DISTRICT
+from theon.store.scope import DISTRICT, Scope, set_scope
 
 WINDOW_S = 3_600.0
 ATTEMPTS_LOOKED_AT = 20_000
 DEAD_LETTERS_LOOKED_AT = 50_000
+ABOVE = "its administrators"  # who paused what is further up
 
 COMPLETION, MEAN_RUN_S, FAILURES, UTILISATION, UPTIME = 0.95, 30.0, 0.05, 0.70, 0.99
 
@@ -237,6 +238,15 @@ SELECT p.subject, p.value, c.slug, p.reason, p.paused_by, p.paused_at, p.until
 FROM theon.job_pauses AS p JOIN theon.campuses AS c ON c.id = p.campus_id
 WHERE p.until IS NULL OR p.until > clock_timestamp() ORDER BY p.paused_at"""
 
+_PAUSES_ABOVE = """
+WITH RECURSIVE above AS (
+    SELECT parent_id AS id FROM theon.campuses WHERE slug = :campus
+    UNION SELECT c.parent_id FROM theon.campuses AS c JOIN above AS a ON c.id = a.id)
+SELECT p.subject, p.value, c.slug, p.reason, p.paused_at, p.until
+FROM theon.job_pauses AS p JOIN above AS a ON a.id = p.campus_id
+JOIN theon.campuses AS c ON c.id = p.campus_id
+WHERE p.until IS NULL OR p.until > clock_timestamp() ORDER BY p.paused_at"""
+
 _WORKERS = """
 SELECT id, host, pid, delivery, queues, CASE WHEN state IN ('running', 'draining')
         AND heartbeat_at < clock_timestamp() - make_interval(secs => :alive_s)
@@ -278,6 +288,21 @@ def dead_letters(conn: Connection) -> list[DeadLetters]:
 def list_pauses(conn: Connection) -> list[Pause]:
     """Everything in the scope that rests now."""
     return [Pause(*row) for row in conn.execute(text(_PAUSES))]
+
+
+def pauses_above(conn: Connection) -> list[Pause]:
+    """What rests in campuses further up than the scope's own, and so in it too.
+
+    The scope does not see those campuses: of them no more than this is told, and not by whom.
+    """
+    own = conn.execute(text("SELECT current_setting('theon.scope', true)")).scalar() or ""
+    set_scope(conn, Scope.district())
+    found = conn.execute(text(_PAUSES_ABOVE), {"campus": own}).all()
+    set_scope(conn, Scope(own))
+    return [
+        Pause(row.subject, row.value, row.slug, row.reason, ABOVE, row.paused_at, row.until)
+        for row in found
+    ]
 
 
 def list_workers(conn: Connection, *, since_s: float = 86_400.0) -> list[WorkerFigures]:

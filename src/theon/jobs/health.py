@@ -64,6 +64,7 @@ def health(
     kinds = figures.kind_figures(conn, window)
     queues = figures.queue_figures(conn, window)
     found = figures.targets(conn, kinds, window)
+    pauses = [*figures.pauses_above(conn), *figures.list_pauses(conn)]
     slowest = sorted(kinds, key=lambda kind: kind.run_p95_s or 0.0, reverse=True)
     failing = sorted(kinds, key=lambda kind: kind.failed + kind.lost, reverse=True)
     return Health(
@@ -73,7 +74,7 @@ def health(
         tuple(kinds),
         tuple(kind for kind in slowest if kind.run_p95_s is not None)[:NAMED_KINDS],
         tuple(kind for kind in failing if kind.failed + kind.lost)[:NAMED_KINDS],
-        find_bottleneck(queues, kinds, found, figures.list_pauses(conn), _workers(conn)),
+        find_bottleneck(queues, kinds, found, pauses, _workers(conn)),
     )
 
 

@@ -18,6 +18,7 @@ from theon.jobs.moves import Done
 from theon.jobs.query import JobSummary
 from theon.jobs.search import JobFilter
 from theon.web.jobs_base import actor_of, done, form_of, in_thread, page, read, site_of
+from theon.web.jobs_filter import can_be_typed, words_of
 from theon.web.sign_in import require_page
 
 router = APIRouter(include_in_schema=False)
@@ -80,12 +81,9 @@ def group_filter(kind: str, error_kind: str, until: datetime) -> JobFilter:
 
 def search_words(kind: str, error_kind: str | None) -> str:
     """What to type in the list of jobs to see the group; empty where it cannot be said."""
-    if not kind or not error_kind or any(letter in '",' for letter in kind + error_kind):
+    if error_kind is None or not (can_be_typed(kind) and can_be_typed(error_kind)):
         return ""
-    return " ".join(
-        f'{name}:"{value}"' if any(c.isspace() or c == ":" for c in value) else f"{name}:{value}"
-        for name, value in (("state", "failed"), ("kind", kind), ("error", error_kind))
-    )
+    return words_of(JobFilter(states=("failed",), kinds=(kind,), error_kinds=(error_kind,)))
 
 
 # -- the page and its forms ----------------------------------------------------------------

@@ -49,6 +49,8 @@ class QueueRow:
     Attributes:
         figures: now and in the last hour.
         pause: of the whole scope of who reads, if there is one.
+        above: a pause that holds for it without being its own: of a campus further up, or of all
+            jobs of the reader's campus.
         resting_in: campuses below, in which it is paused.
         kinds: that go to it.
         served_by: live workers that take its jobs; None where the reader may not see workers.
@@ -56,6 +58,7 @@ class QueueRow:
 
     figures: QueueFigures
     pause: Pause | None
+    above: Pause | None
     resting_in: tuple[str, ...]
     kinds: tuple[str, ...]
     served_by: int | None
@@ -88,10 +91,18 @@ class WorkerRow:
 
 @dataclass(frozen=True)
 class Queues:
-    """What the page shows; `workers` is None where the reader may not see them."""
+    """What the page shows.
+
+    Attributes:
+        pauses: of the scope; `above` are those of campuses further up.
+        campuses: slug and name of each that the reader sees.
+        workers: that live; None where the reader may not see them. `gone` are those of the last
+            day.
+    """
 
     queues: tuple[QueueRow, ...]
     pauses: tuple[Pause, ...]
+    above: tuple[Pause, ...]
     campuses: tuple[tuple[str, str], ...]
     workers: tuple[WorkerRow, ...] | None
     gone: tuple[WorkerRow, ...]
@@ -106,6 +117,9 @@ def read_queues(conn: Connection, site: JobsSite, principal: Principal) -> Queue
     window = figures.look_back(conn)
     found = {queue.queue: queue for queue in figures.queue_figures(conn, window)}
     pauses = tuple(figures.list_pauses(conn))
+    above = tuple(figures.pauses_above(conn))
+    of_all = [p for p in pauses if (p.subject, p.value) == ("campus", principal.campus)]
+    of_all += [p for p in above if p.subject == "campus"]
     workers: tuple[WorkerRow, ...] | None = None
     if principal.may(Permission.WORKERS_READ):
         listed = figures.list_workers(conn)
@@ -120,6 +134,7 @@ def read_queues(conn: Connection, site: JobsSite, principal: Principal) -> Queue
             QueueRow(
                 found.get(name, QueueFigures(name, {}, 0.0, None, None)),
                 next((p for p in _of_queue(pauses, name) if p.campus == principal.campus), None),
+                next(iter([*_of_queue(above, name), *of_all]), None),
                 tuple(p.campus for p in _of_queue(pauses, name) if p.campus != principal.campus),
                 tuple(sorted(kind.name for kind in site.kinds.values() if kind.queue == name)),
                 None if workers is None else _serving(workers, name),
@@ -127,6 +142,7 @@ def read_queues(conn: Connection, site: JobsSite, principal: Principal) -> Queue
             for name in names
         ),
         pauses,
+        above,
         tuple((row.slug, row.name) for row in campuses),
         None if workers is None else tuple(w for w in workers if not _is_gone(w.figures)),
         tuple(w for w in workers or () if _is_gone(w.figures)),
