@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, Page, wait_for
-from jobs_site import EVIL, School, arrived, enter, go, served
+from jobs_site import DISTRICT, EVIL, School, arrived, enter, go, served
 from running_site import Site
 from tests.access.conftest import PASSWORD
 
 from theon.access.accounts import add_account
 from theon.access.roles import Role
+from theon.jobs import admin
 from theon.jobs.enqueue import NewJob
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -113,6 +114,24 @@ def test_a_job_is_followed_to_its_end(school: School, url: str, browser: Browser
     wait_for(lambda: page.ask("document.querySelector('#error')?.textContent") == "line 7 is bad")
     assert page.ask("document.querySelector('#cancel-reason').value") == "typed"
     assert page.complaints == []
+
+
+def test_what_was_typed_stays_where_it_is_refused(
+    school: School, url: str, browser: Browser
+) -> None:
+    """The page with the reason is live but for the form."""
+    job_id = school.failed(kind="import.rows")
+    page = enter(browser, url, "root", f"/jobs/{job_id}")
+    click(page, "#edit summary")
+    page.ask("window.left = true, document.querySelector('#arguments').value = '{\"path\": 7}'")
+    click(page, "#edit button")
+    arrived(page)
+    assert "path: Input should be a valid string" in page.ask("fault.innerText")
+    with school.store.transaction(DISTRICT) as conn:
+        admin.discard(conn, [job_id], "somebody")
+    wait_for(lambda: page.ask("document.querySelector('#job-state').dataset.state") == "cancelled")
+    assert page.ask("document.querySelector('#arguments').value") == '{"path": 7}'
+    assert page.ask("document.querySelector('[data-not-live]').hidden")
 
 
 def test_a_cancel_asks_first(school: School, url: str, browser: Browser) -> None:

@@ -193,8 +193,19 @@ def test_a_retry_that_a_need_forbids_is_refused_with_the_reason(school: School) 
         {"action": "prioritise", "which": "all"},
         {"action": "cancel", "which": "all", "q": "state:fialed"},
         {"action": "cancel", "which": "all", "q": 'owner:"x'},
+        {"action": "cancel", "which": "all", "until": "soon"},
     ],
-    ids=["action", "none ticked", "no id", "negative", "priority", "no priority", "state", "quote"],
+    ids=[
+        "action",
+        "none ticked",
+        "no id",
+        "negative",
+        "priority",
+        "no priority",
+        "state",
+        "quote",
+        "until",
+    ],
 )
 def test_a_form_for_many_that_means_nothing_is_refused(
     school: School, fields: dict[str, Any]

@@ -1,6 +1,8 @@
 """Words for filters, durations and arguments."""
 
+import re
 from datetime import UTC
+from importlib import resources
 
 import pytest
 from hypothesis import given
@@ -59,8 +61,9 @@ def test_durations_are_in_units_that_fit(seconds: float | None, said: str) -> No
         (Remaining(0, 0, "history"), "longer than such jobs usually take"),
         (Remaining(0, 0.2, "progress"), "done in a moment"),
         (Remaining(20, 20.2, "progress"), "20 s left"),
+        (Remaining(3.2, 9.4, "progress"), "3 s to 9 s left"),
     ],
-    ids=["range", "open", "late", "soon", "same"],
+    ids=["range", "open", "late", "soon", "same", "seconds"],
 )
 def test_time_that_remains_is_a_range(left: Remaining, said: str) -> None:
     assert time_left(left) == said
@@ -74,3 +77,30 @@ def test_nothing_typed_is_no_arguments() -> None:
     assert read_json(" \n") == {}
     with pytest.raises(InputError, match="not JSON"):
         read_json("{'a': 1}")
+
+
+# -- colours -------------------------------------------------------------------------------
+
+GROUNDS = [
+    *((text, ground) for text in ("ink", "soft", "accent", "up", "down", "wait", "rest")
+      for ground in ("page", "panel")),
+    ("accent", "tint"), ("ink", "tint"), ("soft", "plain-tint"), ("accent", "plain-tint"),
+    *((name, f"{name}-tint") for name in ("up", "down", "wait", "rest")),
+]  # fmt: skip
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_of_the_pages_stands_out_from_its_ground(theme: int) -> None:
+    """4.5 to 1, as WCAG 2.2 AA asks for text of this size; in both themes."""
+    css = resources.files("theon.web").joinpath("jobs_style.css").read_text(encoding="utf-8")
+    block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[theme]
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block))
+    for text, ground in GROUNDS:
+        light, dark = sorted((luminance(colours[text]), luminance(colours[ground])))[::-1]
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{text} on {ground}"

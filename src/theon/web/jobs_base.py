@@ -191,6 +191,7 @@ def page(
     title: str,
     here: str,
     status: int = 200,
+    live_url: str | None = None,
     **values: object,
 ) -> HTMLResponse:
     """A page in the frame of all pages about jobs.
@@ -202,6 +203,8 @@ def page(
         title: heading of the page and the window.
         here: key of the entry of the navigation that the page belongs to.
         status: of the answer.
+        live_url: where what is live is read anew; from its own address unless given, and from
+            nowhere if it answers a form.
         values: what the template needs beside what all get: `principal`, `may(permission)`,
             `csrf` and `proof` (the hidden field, and that as an element), `nonce`.
     """
@@ -219,6 +222,7 @@ def page(
         proof=proof,
         nonce=nonce,
         live=live,
+        live_url=_own_url(request) if live_url is None else live_url,
         title=title,
         here=here,
         said=said[:LONGEST_SAID],
@@ -230,6 +234,12 @@ def page(
     if said:
         answer.delete_cookie(SAID_COOKIE, path="/")
     return answer
+
+
+def _own_url(request: Request) -> str:
+    if request.method != "GET":
+        return ""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
 def done(request: Request, to: str, message: str) -> Response:

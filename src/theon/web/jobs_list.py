@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from starlette.datastructures import FormData
 
 from theon.access.principals import Principal
@@ -132,13 +132,14 @@ class _Asked:
     Attributes:
         ids: of the jobs that were ticked; None is all that match `q`.
         q: the words of the search; the page to go back to.
-        until: jobs that were created later are not meant, for nobody saw them.
+        until: jobs that were created later are not meant, for nobody saw them; None before the
+            first look.
     """
 
     action: Action
     ids: tuple[int, ...] | None
     q: str
-    until: datetime
+    until: datetime | None
 
     @property
     def filter(self) -> JobFilter:
@@ -148,8 +149,8 @@ class _Asked:
             PageRefusal: the search means nothing.
         """
         chosen = _parse(self.q)
-        before = min(filter(None, (chosen.created_before, self.until)))
-        return replace(chosen, created_before=before)
+        given = [at for at in (chosen.created_before, self.until) if at is not None]
+        return replace(chosen, created_before=min(given, default=None))
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ class _Preview:
 @router.post("/jobs/confirm")
 async def confirm_page(request: Request, principal: Controller) -> Response:
     """Show what an action for many jobs would change; nothing is changed yet."""
-    asked = _read_asked(await form_of(request))
-    found = await read(request, principal, lambda conn: _look(conn, asked))
+    given = _read_asked(await form_of(request))
+    asked, found = await read(request, principal, lambda conn: _look(conn, given))
     return page(
         request,
         principal,
@@ -216,7 +217,10 @@ def _act(conn: Connection, kinds: Kinds, action: Action, ids: tuple[int, ...], a
     return admin.prioritise(conn, ids, action.priority or "", actor)
 
 
-def _look(conn: Connection, asked: _Asked) -> _Preview:
+def _look(conn: Connection, asked: _Asked) -> tuple[_Asked, _Preview]:
+    """What would be changed now, by the clock that jobs are created by."""
+    now = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
+    asked = replace(asked, until=now)
     fitting = asked.action.states
     if asked.ids is not None:
         jobs = summaries(conn, asked.ids)
@@ -225,7 +229,7 @@ def _look(conn: Connection, asked: _Asked) -> _Preview:
             raise NoSuchJobError(f"there is no job {missing[0]} in this scope", where="jobs")
         states = Counter(job.state for job in jobs)
         fit = tuple(job.id for job in jobs if job.state in fitting)
-        return _Preview(
+        return asked, _Preview(
             {state: states[state] for state in fitting if states[state]},
             {state: number for state, number in states.items() if state not in fitting},
             True,
@@ -238,7 +242,7 @@ def _look(conn: Connection, asked: _Asked) -> _Preview:
         for state in wanted
     }
     sample = sorted((i for part in parts.values() for i in part.sample), reverse=True)
-    return _Preview(
+    return asked, _Preview(
         {state: part.count for state, part in parts.items() if part.count},
         {},
         all(part.exact for part in parts.values()),
@@ -256,12 +260,17 @@ def _read_asked(form: FormData) -> _Asked:
     except InputError as error:
         raise PageRefusal(Refusal(400, error.what, error.next_step)) from error
     ids = None if given.get("which") == "all" else _read_ids(form.getlist("id"))
+    return _Asked(action, ids, given.get("q", ""), _read_until(given.get("until", "")))
+
+
+def _read_until(word: str) -> datetime | None:
     try:
-        until = datetime.fromisoformat(given.get("until", ""))
-    except ValueError:
-        until = datetime.now(UTC)
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return _Asked(action, ids, given.get("q", ""), until)
+        until = datetime.fromisoformat(word) if word else None
+    except ValueError as error:
+        raise PageRefusal(
+            Refusal(400, f"{word!r} is no moment", "Go back to the list and begin again.")
+        ) from error
+    return until if until is None or until.tzinfo else until.replace(tzinfo=UTC)
 
 
 def _read_ids(values: list[Any]) -> tuple[int, ...]:

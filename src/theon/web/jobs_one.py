@@ -147,6 +147,7 @@ async def _show(
         title=f"Job {job.id}",
         here="jobs",
         status=fault.status if fault else 200,
+        live_url=f"/jobs/{job.id}",
         job=job,
         details=details,
         state_words=STATE_WORDS[State(job.state)],

@@ -1,10 +1,11 @@
 // Makes the pages about jobs live. Each page works without it.
 "use strict";
 
-// -- live: what has data-live="<seconds>" is replaced by itself, read anew from the same address --
+// -- live: what has data-live="<seconds>" is replaced by itself, read anew ------------------
 
 const live = { failures: 0, waitUntil: 0, pressed: false, busy: false, lastAnswer: new Date() };
 const readAt = new WeakMap();
+const address = document.getElementById("content").dataset.liveUrl;
 const dialog = document.getElementById("confirm");
 
 function isEdited(field) {
@@ -39,7 +40,7 @@ function say(words) {
 async function refresh(elements) {
   live.busy = true;
   try {
-    const answer = await fetch(location.href, {
+    const answer = await fetch(address, {
       headers: { "X-Live": "1" }, cache: "no-store", signal: AbortSignal.timeout(20000),
     });
     if (!answer.ok || answer.redirected) throw new Error("status " + answer.status);
@@ -78,7 +79,7 @@ document.addEventListener("pointerdown", () => { live.pressed = true; });
 for (const name of ["pointerup", "pointercancel", "dragend", "blur"]) {
   window.addEventListener(name, () => { live.pressed = false; });
 }
-setInterval(tick, 250);
+if (address) setInterval(tick, 250);
 
 // -- confirm: a form or button with data-confirm asks first ----------------------------------
 
@@ -106,6 +107,8 @@ dialog.addEventListener("click", (event) => {
 });
 
 // -- tick all: data-tick-all="<name>" ticks the boxes of that name in its form ----------------
+
+document.documentElement.classList.add("scripted");
 
 function boxesOf(all) {
   const form = all.form ?? document;

@@ -67,10 +67,15 @@ def time_left(left: Remaining) -> str:
     if left.high_s < 1:
         late = left.basis == "history"
         return "longer than such jobs usually take" if late else "done in a moment"
-    low, high = duration(round(left.low_s)), duration(round(left.high_s))
+    low, high = _in_whole_units(left.low_s), _in_whole_units(left.high_s)
     if left.low_s < 1:
         return f"up to {high} left"
     return f"{low} left" if low == high else f"{low} to {high} left"
+
+
+def _in_whole_units(seconds: float) -> str:
+    """A guess in tenths of a second would claim too much."""
+    return duration(seconds) if seconds >= 9.5 else f"{seconds:.0f} s"
 
 
 def pretty(value: Any) -> str:
