@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from tests.jobs.test_figures import DISTRICT, KINDS, add_worker, begin, do, put, ran
 
+from theon.errors import InputError
 from theon.jobs import activity, admin, figures
 from theon.jobs.activity import CampusFigures
 from theon.jobs.enqueue import NewJob
@@ -123,3 +124,24 @@ def test_a_pause_further_up_is_told_below_and_not_by_whom(store: Store) -> None:
     do(store, "UPDATE theon.job_pauses SET until = clock_timestamp()")
     with store.transaction(Scope("hill")) as conn:
         assert figures.pauses_above(conn) == []
+
+
+def test_only_a_worker_at_work_is_asked_to_drain_and_only_by_the_district(store: Store) -> None:
+    """Of one that is silent, has ended or never was, a person hears so."""
+    add_campus(store, "north", "UTC")
+    add_worker(store, "w", start_s=100)
+    add_worker(store, "silent", start_s=100, beat_s=60)
+    add_worker(store, "ended", start_s=100)
+    do(store, "UPDATE theon.job_workers SET state = 'stopped' WHERE id = 'ended'")
+    for scope, name in (
+        ("district", "silent"),
+        ("district", "ended"),
+        ("district", "x\0"),
+        ("north", "w"),
+    ):
+        with pytest.raises(InputError, match="is at work"), store.transaction(Scope(scope)) as conn:
+            admin.drain_worker(conn, name, "ada")
+    with store.transaction(DISTRICT) as conn:
+        admin.drain_worker(conn, "w", "ada")
+        asked = {worker.id: worker.drain_asked for worker in figures.list_workers(conn)}
+    assert asked == {"w": True, "silent": False, "ended": False}

@@ -299,6 +299,28 @@ def test_whoever_may_not_see_workers_reads_nothing_of_them(busy: Pages, name: st
         assert "Slots in use" not in html
 
 
+def test_a_worker_is_asked_to_drain_after_a_question_and_on_record(busy: Pages) -> None:
+    """One that drains already, or is silent for long, has no button."""
+    visitor = busy.visitor("ada")
+    html = visitor.see("/queues")
+    assert re.findall(r'name="worker" value="([^"]*)"', html) == ["w-1", "w-3"]
+    form = part(worker_card(html, "w-1"), '<form method="post" action="/queues/drain"', "</form>")
+    assert "Drain the worker w-1? It begins nothing more" in form
+    assert "w-1 is asked to drain" in visitor.done("/queues/drain", worker="w-1")
+    assert "asked to drain" in words(worker_card(visitor.see("/queues"), "w-1"))
+    assert busy.audit()[-1][1:] == ("drain", "worker w-1", "district")
+    again = visitor.post("/queues/drain", worker="w-4")
+    assert again.status_code == 400
+    assert "is at work" in again.text
+    assert busy.ledger.do("SELECT id FROM theon.job_workers WHERE drain_asked") == [("w-1",)]
+
+
+def test_whoever_may_not_steer_workers_drains_none(busy: Pages) -> None:
+    assert busy.visitor("olga").post("/queues/drain", worker="w-1").status_code == 403
+    assert busy.visitor("ada").post("/queues/drain", proven=False, worker="w-1").status_code == 403
+    assert busy.ledger.do("SELECT id FROM theon.job_workers WHERE drain_asked") == []
+
+
 def seen_worker(state: str, heartbeat_age_s: float) -> WorkerFigures:
     return WorkerFigures(
         "w", "h", 1, "local", ("q",), state, 1, 0, datetime.now(UTC), heartbeat_age_s,

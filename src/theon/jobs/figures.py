@@ -117,7 +117,10 @@ class Pause:
 
 @dataclass(frozen=True)
 class WorkerFigures:
-    """A worker; `state` is `lost` as soon as its heartbeat is too old."""
+    """A worker; `state` is `lost` as soon as its heartbeat is too old.
+
+    `drain_asked` is whether somebody asked it to drain; it hears that with its next heartbeat.
+    """
 
     id: str
     host: str
@@ -133,6 +136,7 @@ class WorkerFigures:
     memory_mb: float | None
     memory_free_mb: float | None
     running: tuple[int, ...]
+    drain_asked: bool = False
 
     @property
     def alive(self) -> bool:
@@ -252,7 +256,7 @@ SELECT id, host, pid, delivery, queues, CASE WHEN state IN ('running', 'draining
         AND heartbeat_at < clock_timestamp() - make_interval(secs => :alive_s)
         THEN 'lost' ELSE state END, slots, busy, started_at,
     greatest(0, extract(epoch FROM clock_timestamp() - heartbeat_at))::float8, cpu_percent,
-    memory_mb, memory_free_mb, running
+    memory_mb, memory_free_mb, running, drain_asked
 FROM theon.job_workers
 WHERE heartbeat_at > clock_timestamp() - make_interval(secs => :since_s) ORDER BY id"""
 
@@ -311,7 +315,7 @@ def list_workers(conn: Connection, *, since_s: float = 86_400.0) -> list[WorkerF
     workers = []
     for row in found:
         columns: list[Any] = list(row)
-        columns[4], columns[-1] = tuple(row.queues), tuple(row.running)
+        columns[4], columns[-2] = tuple(row.queues), tuple(row.running)
         workers.append(WorkerFigures(*columns))
     return workers
 

@@ -39,6 +39,7 @@ JOBS_SHOWN_PER_WORKER = 8
 LONGEST_REASON = 500
 
 Reader = Annotated[Principal, Depends(require_page("jobs.read"))]
+Owner = Annotated[Principal, Depends(require_page("queues.control"))]
 Controller = Annotated[Principal, Depends(require_page("jobs.control"))]
 
 
@@ -186,6 +187,8 @@ def describe_worker(worker: WorkerFigures) -> tuple[str, str]:
         return "warn", f"silent for {worker.heartbeat_age_s:.0f} s"
     if worker.state == "draining":
         return "paused", "draining: it begins nothing more"
+    if worker.drain_asked:
+        return "paused", "asked to drain"
     return "ok", "working"
 
 
@@ -262,6 +265,19 @@ async def take_resume(request: Request, principal: Controller) -> Response:
         ),
     )
     return done(request, "/queues", f"The {subject} {value} goes on.")
+
+
+@router.post("/queues/drain")
+async def take_drain(request: Request, principal: Owner) -> Response:
+    """Ask a worker to begin nothing more and to end."""
+    form = await form_of(request)
+    worker = str(form.get("worker", ""))
+    await change(
+        request, principal, lambda conn: admin.drain_worker(conn, worker, actor_of(principal))
+    )
+    return done(
+        request, "/queues", f"The worker {worker} is asked to drain; it hears it in a moment."
+    )
 
 
 def may_pause(principal: Principal, subject: str) -> bool:
