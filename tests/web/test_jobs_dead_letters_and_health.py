@@ -171,6 +171,9 @@ def test_the_bottleneck_is_named_with_what_to_do(busy: Pages) -> None:
     assert "No worker takes jobs of the queue reports, and 4 jobs wait." in said
     assert "Start one: theon worker --queues reports" in said
     olga = words(part(busy.visitor("olga").see("/health-of-jobs"), 'id="bottleneck"', "</section>"))
+    assert "No worker takes jobs of the queue reports, and 4 jobs wait." in olga
+    busy.ledger.add_worker("reporter", queues="{reports}")
+    olga = words(part(busy.visitor("olga").see("/health-of-jobs"), 'id="bottleneck"', "</section>"))
     assert "The queue imports is paused in district by its administrators" in olga
 
 

@@ -150,9 +150,12 @@ def test_rates_and_waits_are_those_of_the_last_hour(busy: Pages) -> None:
 
 
 def test_a_queue_with_waiting_jobs_and_no_worker_says_so(busy: Pages) -> None:
-    html = busy.visitor("ada").see("/queues")
-    assert "no worker takes it" in words(row(html, "queue", "reports"))
-    assert "open" in words(row(html, "queue", "test"))
+    """Whoever reads it, although not everybody sees the workers."""
+    for name in ("ada", "olga"):
+        html = busy.visitor(name).see("/queues")
+        assert "no worker takes it" in words(row(html, "queue", "reports"))
+        assert "open" in words(row(html, "queue", "test"))
+    assert "open 2 workers" in words(row(busy.visitor("ada").see("/queues"), "queue", "test"))
 
 
 def test_a_queue_is_paused_with_reason_and_end_and_resumed_both_on_record(pages: Pages) -> None:

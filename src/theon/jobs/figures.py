@@ -251,6 +251,10 @@ FROM theon.job_pauses AS p JOIN above AS a ON a.id = p.campus_id
 JOIN theon.campuses AS c ON c.id = p.campus_id
 WHERE p.until IS NULL OR p.until > clock_timestamp() ORDER BY p.paused_at"""
 
+_SERVED = """
+SELECT DISTINCT unnest(queues) FROM theon.job_workers WHERE state = 'running'
+    AND heartbeat_at > clock_timestamp() - make_interval(secs => :alive_s)"""
+
 _WORKERS = """
 SELECT id, host, pid, delivery, queues, CASE WHEN state IN ('running', 'draining')
         AND heartbeat_at < clock_timestamp() - make_interval(secs => :alive_s)
@@ -307,6 +311,15 @@ def pauses_above(conn: Connection) -> list[Pause]:
         Pause(row.subject, row.value, row.slug, row.reason, ABOVE, row.paused_at, row.until)
         for row in found
     ]
+
+
+def served_queues(conn: Connection) -> frozenset[str]:
+    """The queues whose jobs some worker begins; whatever the scope, for workers are shared."""
+    own = conn.execute(text("SELECT current_setting('theon.scope', true)")).scalar() or ""
+    set_scope(conn, Scope.district())
+    found = conn.execute(text(_SERVED), {"alive_s": ALIVE_S}).scalars().all()
+    set_scope(conn, Scope(own))
+    return frozenset(found)
 
 
 def list_workers(conn: Connection, *, since_s: float = 86_400.0) -> list[WorkerFigures]:

@@ -1,9 +1,9 @@
 """How the job system does, in figures and in a sentence: what holds jobs up, and what to do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from theon.jobs import figures
 from theon.jobs.figures import (
@@ -12,9 +12,7 @@ from theon.jobs.figures import (
     QueueFigures,
     Target,
     Window,
-    WorkerFigures,
 )
-from theon.store.scope import DISTRICT
 
 NAMED_KINDS = 5
 ENOUGH_ATTEMPTS = 20  # of a kind, before its failures are called a bottleneck
@@ -74,13 +72,8 @@ def health(
         tuple(kinds),
         tuple(kind for kind in slowest if kind.run_p95_s is not None)[:NAMED_KINDS],
         tuple(kind for kind in failing if kind.failed + kind.lost)[:NAMED_KINDS],
-        find_bottleneck(queues, kinds, found, pauses, _workers(conn)),
+        find_bottleneck(queues, kinds, found, pauses, figures.served_queues(conn)),
     )
-
-
-def _workers(conn: Connection) -> list[WorkerFigures] | None:
-    scope = conn.execute(text("SELECT current_setting('theon.scope', true)")).scalar()
-    return figures.list_workers(conn) if scope == DISTRICT else None
 
 
 def find_bottleneck(
@@ -88,15 +81,15 @@ def find_bottleneck(
     kinds: Sequence[KindFigures],
     targets: Sequence[Target],
     pauses: Sequence[Pause],
-    workers: Sequence[WorkerFigures] | None,
+    served: Collection[str],
 ) -> Bottleneck:
     """What holds jobs up most: what stands still before what fails before what is slow.
 
-    `workers` is None where the scope does not see them.
+    `served` are the queues whose jobs some worker begins.
     """
     values = {target.name: target.value for target in targets}
     candidates = (
-        _without_worker(queues, workers),
+        _without_worker(queues, served),
         _at_rest(queues, pauses),
         _failing(kinds),
         _full(kinds, values.get("utilisation")),
@@ -107,11 +100,8 @@ def find_bottleneck(
 
 
 def _without_worker(
-    queues: Sequence[QueueFigures], workers: Sequence[WorkerFigures] | None
+    queues: Sequence[QueueFigures], served: Collection[str]
 ) -> Iterator[Bottleneck]:
-    if workers is None:
-        return
-    served = {queue for worker in workers if worker.alive for queue in worker.queues}
     for queue in _by_depth(queues):
         if queue.waiting and queue.queue not in served:
             yield Bottleneck(

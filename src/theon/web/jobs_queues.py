@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 from sqlalchemy import Connection, text
 
+from theon.access.job_pauses import check_pause, may_pause
 from theon.access.principals import Principal
 from theon.access.requests import Refusal
 from theon.access.roles import Permission
@@ -21,7 +22,17 @@ from theon.jobs import activity, admin, figures, query
 from theon.jobs.clerk import HEARTBEAT_EVERY_S
 from theon.jobs.figures import Pause, QueueFigures, WorkerFigures
 from theon.jobs.query import JobSummary
-from theon.web.jobs_base import JobsSite, actor_of, change, done, form_of, page, read, site_of
+from theon.web.jobs_base import (
+    JobsSite,
+    actor_of,
+    change,
+    done,
+    form_of,
+    in_thread,
+    page,
+    read,
+    site_of,
+)
 from theon.web.sign_in import PageRefusal, require_page
 
 router = APIRouter(include_in_schema=False)
@@ -54,7 +65,8 @@ class QueueRow:
             jobs of the reader's campus.
         resting_in: campuses below, in which it is paused.
         kinds: that go to it.
-        served_by: live workers that take its jobs; None where the reader may not see workers.
+        served: whether some worker begins its jobs; `served_by` is how many, None where the
+            reader may not see workers.
     """
 
     figures: QueueFigures
@@ -62,6 +74,7 @@ class QueueRow:
     above: Pause | None
     resting_in: tuple[str, ...]
     kinds: tuple[str, ...]
+    served: bool
     served_by: int | None
 
 
@@ -126,6 +139,7 @@ def read_queues(conn: Connection, site: JobsSite, principal: Principal) -> Queue
         listed = figures.list_workers(conn)
         shares = activity.worker_shares(conn, window, listed)
         workers = _worker_rows(conn, listed, shares)
+    served = figures.served_queues(conn)
     names = sorted(found.keys() | {kind.queue for kind in site.kinds.values()})
     campuses = conn.execute(
         text("SELECT slug, name FROM theon.campuses ORDER BY parent_id IS NOT NULL, slug")
@@ -138,6 +152,7 @@ def read_queues(conn: Connection, site: JobsSite, principal: Principal) -> Queue
                 next(iter([*_of_queue(above, name), *of_all]), None),
                 tuple(p.campus for p in _of_queue(pauses, name) if p.campus != principal.campus),
                 tuple(sorted(kind.name for kind in site.kinds.values() if kind.queue == name)),
+                name in served,
                 None if workers is None else _serving(workers, name),
             )
             for name in names
@@ -222,7 +237,7 @@ async def take_pause(request: Request, principal: Controller) -> Response:
     form = await form_of(request)
     given = {name: str(form.get(name, "")) for name in ("what", "campus", "reason", "minutes")}
     subject, _, value = given["what"].partition(":")
-    _check_may_pause(principal, subject)
+    await in_thread(lambda: check_pause(principal, subject))
     until = _until(given["minutes"])
     site, campus = site_of(request), given["campus"] or None
 
@@ -252,7 +267,7 @@ async def take_resume(request: Request, principal: Controller) -> Response:
     form = await form_of(request)
     subject, _, value = str(form.get("what", "")).partition(":")
     campus = str(form.get("campus", "")) or None
-    _check_may_pause(principal, subject)
+    await in_thread(lambda: check_pause(principal, subject))
     await change(
         request,
         principal,
@@ -278,18 +293,6 @@ async def take_drain(request: Request, principal: Owner) -> Response:
     return done(
         request, "/queues", f"The worker {worker} is asked to drain; it hears it in a moment."
     )
-
-
-def may_pause(principal: Principal, subject: str) -> bool:
-    """Whether they may pause and resume this sort of thing, in the campuses of their scope."""
-    needed = Permission.QUEUES_CONTROL if subject == "queue" else Permission.JOBS_CONTROL
-    return principal.may(needed)
-
-
-def _check_may_pause(principal: Principal, subject: str) -> None:
-    if not may_pause(principal, subject):
-        what = f"A {principal.role.replace('_', ' ')} may not pause or resume a {subject}."
-        raise PageRefusal(Refusal(403, what, "Ask a system administrator."))
 
 
 def _until(minutes: str) -> datetime | None:
