@@ -262,7 +262,7 @@ def enter(
     browser: Browser, url: str, name: str, path: str, *, width: int = 1280, dark: bool = False
 ) -> Page:
     """Sign in through the form and go on to `path`."""
-    page = browser.open(f"{url}/sign-in", width=width, dark=dark)
+    page = browser.open(f"{url}/sign-in?next={path}", width=width, dark=dark)
     page.call("Network.clearBrowserCookies")
     go(page, f"{url}/sign-in?next={path}")
     page.ask(

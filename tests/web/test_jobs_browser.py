@@ -32,6 +32,12 @@ def url(school: School) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(autouse=True)
+def _leave_no_page(browser: Browser) -> Iterator[None]:
+    yield
+    browser.close_pages()
+
+
 def state_of(page: Page, job_id: int) -> str | None:
     found: str | None = page.ask(f"document.querySelector('#job-{job_id}')?.dataset.state")
     return found
