@@ -5,9 +5,10 @@ from html import unescape
 from typing import Any
 
 import pytest
-from jobs_site import KINDS, School, counts_of, previewed, rows_of
+from jobs_site import DISTRICT, KINDS, School, counts_of, previewed, rows_of
 from sqlalchemy import event
 
+from theon.jobs import admin, ledger
 from theon.jobs.enqueue import NewJob
 from theon.jobs.search import STATES
 
@@ -108,13 +109,13 @@ def test_a_running_job_shows_how_far_it_is(school: School) -> None:
     job_id, message = school.running(owner="ada")
     school.progress(message, 30, 120, "reads rows")
     school.sql(
-        "UPDATE theon.jobs SET started_at = started_at - interval '60 s' WHERE id = :i", i=job_id
+        "UPDATE theon.jobs SET started_at = started_at - interval '1 h' WHERE id = :i", i=job_id
     )
     root = school.visitor("root")
     for html in (root.see("/jobs"), root.see(f"/jobs/{job_id}")):
         assert '<progress max="120.0" value="30.0"' in html
         assert "reads rows" in html
-        assert re.search(r"1 min 4\d s to 5 min 1\d s left", html)
+        assert re.search(r"1 h 4\d min to 5 h 1\d min left", html)
 
 
 # -- many jobs -----------------------------------------------------------------------------
@@ -180,6 +181,39 @@ def test_a_retry_that_a_need_forbids_is_refused_with_the_reason(school: School) 
     assert answer.status_code == 400
     assert f"needs job {need}, which is cancelled" in answer.text
     assert school.states(waiting) == ["failed"]
+
+
+@pytest.mark.parametrize("action", ["cancel", "retry", "discard", "prioritise"])
+@pytest.mark.parametrize("state", STATES)
+def test_each_action_is_shown_before_it_is_done_whatever_the_states(
+    school: School, state: str, action: str
+) -> None:
+    """Also where nothing fits; and then there is nothing to confirm."""
+    job_id = in_state(school, state)
+    given = {"action": action, "priority": "low", "reason": "x", "q": f"state:{state}"}
+    fits = state in admin.Action(action, priority="low").states
+    root = school.visitor("root")
+    for which in ("all", "ticked"):
+        answer = root.post("/jobs/confirm", which=which, id=job_id, **given)
+        assert answer.status_code == 200
+        assert previewed(answer.text) == ({state: 1} if fits else {})
+        assert ("Yes: " in answer.text) is fits
+    changed = root.done("/jobs/do", which="ticked", id=job_id, **given)
+    assert changed.startswith("1 job " if fits else "0 jobs ")
+
+
+def in_state(school: School, state: str) -> int:
+    """A job that has come to this state."""
+    if state in ("completed", "failed", "running"):
+        made = {"completed": school.completed, "failed": school.failed}
+        return made[state]() if state in made else school.running()[0]
+    job_id = school.put(delay_s=3600.0 if state == "scheduled" else 0.0)
+    with school.store.transaction(DISTRICT) as conn:
+        if state == "dispatched":
+            ledger.dispatch(conn, [job_id])
+        if state == "cancelled":
+            admin.cancel(conn, [job_id], "somebody")
+    return job_id
 
 
 @pytest.mark.parametrize(
@@ -254,6 +288,7 @@ def test_a_job_runs_by_hand_once_however_often_the_form_is_sent(school: School) 
         ('{"path": ', "arguments are not JSON"),
         ('{"path": 5}', "path: Input should be a valid string"),
         ("{}", "path: Field required"),
+        ("", "path: Field required"),
         ("[1]", "arguments do not fit"),
         ('{"path": "a\\u0000"}', "has a NUL character"),
         ('{"path": "\\ud800"}', "half of one"),
@@ -262,7 +297,19 @@ def test_a_job_runs_by_hand_once_however_often_the_form_is_sent(school: School) 
         ('{"path": "a", "tags": ' + "[" * 5000 + "]" * 5000 + "}", "nested too deeply"),
         ('{"path": "a", "limit": ' + "9" * 5000 + "}", "too long"),
     ],
-    ids=["cut", "type", "missing", "list", "nul", "half", "nan", "infinite", "deep", "digits"],
+    ids=[
+        "cut",
+        "type",
+        "missing",
+        "nothing",
+        "list",
+        "nul",
+        "half",
+        "nan",
+        "infinite",
+        "deep",
+        "digits",
+    ],
 )
 def test_arguments_that_do_not_fit_are_kept_and_the_fault_is_told(
     school: School, arguments: str, said: str

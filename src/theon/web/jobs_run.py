@@ -89,7 +89,7 @@ async def _show(
         status=fault.status if fault else 200,
         kind=kind,
         kinds=sorted(kinds.values(), key=lambda each: each.name),
-        typed={"campus": principal.campus, "priority": BY_HAND, **typed},
+        typed={"campus": principal.campus, "priority": BY_HAND, "arguments": "", **typed},
         fault=fault,
         campuses=campuses,
         priorities=list(PRIORITIES),
