@@ -13,6 +13,7 @@ from theon.api.sign_in import add_sign_in
 from theon.background import Background
 from theon.bootstrap import Theon
 from theon.errors import UnavailableError
+from theon.web.jobs_pages import add_jobs_pages
 from theon.web.pages import add_pages
 from theon.web.sign_in import add_sign_in_pages
 
@@ -30,6 +31,8 @@ def serve_pages(theon: Theon) -> None:
     app = create_app(theon.store)
     add_sign_in(app, access)
     add_sign_in_pages(app)
+    background = Background(theon)
+    add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
     add_pages(app, theon.store)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
     typer.secho(f"Theon is at http://{shown}:{port} (Ctrl-C ends it)", err=True, bold=True)
@@ -39,7 +42,7 @@ def serve_pages(theon: Theon) -> None:
             f"Nobody can sign in yet. The first administrator opens, once: {link}", err=True
         )
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    with sock, Background(theon):
+    with sock, background:
         uvicorn.Server(config).run(sockets=[sock])
 
 

@@ -70,7 +70,9 @@ def worker(
 def run_worker(
     supervisor: "Supervisor", queues: list[str], slots: int, store: "Store", settings: "Settings"
 ) -> None:
-    """Run until a signal, then drain; `supervisor` is not started, `redis_url` is set.
+    """Run until a signal or until it is asked to drain, then drain.
+
+    `supervisor` is not started, `redis_url` is set.
 
     Raises:
         UnavailableError: the port of `/health` is taken.
@@ -105,6 +107,8 @@ def run_worker(
             bold=True,
         )
         while not ended.wait(1.0):
+            if supervisor.asked_to_drain:  # on the page of workers
+                break
             if not supervisor_lives(supervisor):
                 typer.secho("The supervisor ended by itself; the worker ends too.", err=True)
                 raise typer.Exit(1)

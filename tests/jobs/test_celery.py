@@ -32,6 +32,7 @@ class Inbox:
         self.room = True
         self.busy = 0
         self.state = "running"
+        self.asked_to_drain = False
         self.calls: list[str] = []
 
     def start(self) -> None:
@@ -231,6 +232,21 @@ def test_what_a_killed_worker_leaves_in_redis_ends_by_itself(
 
 def test_a_password_is_never_shown():
     assert shown("redis://user:secret@host:6379/1") == "redis://host:6379/1"
+
+
+def test_a_worker_that_is_asked_to_drain_ends_as_at_sigterm(
+    redis: RedisServer, inbox: Inbox, store: Store, store_settings: Settings
+):
+    """It hears no new messages first, so that none comes to a supervisor that takes no more."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    update = {"redis_url": redis.url, "worker_port": port, "drain_s": 1.0}
+    inbox.asked_to_drain = True
+    inbox.state = "stopped"  # it had nothing to do, so it ended before the worker looked
+    settings = store_settings.model_copy(update=update)
+    run_worker(inbox, ["a"], 2, store, settings)  # type: ignore[arg-type]
+    assert inbox.calls == ["start", "drain", "join", "stop"]
 
 
 def test_a_worker_tells_its_health_and_drains_at_sigterm(

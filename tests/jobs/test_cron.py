@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from theon.errors import InputError
-from theon.jobs.cron import check_cron, check_timezone, fires, next_fire, next_fires
+from theon.jobs.cron import check_cron, check_timezone, fires, in_words, next_fire, next_fires
 
 LONDON, NEW_YORK = "Europe/London", "America/New_York"
 
@@ -220,3 +220,21 @@ def gap(now: datetime, before: datetime) -> int:
 def matches(cron: str, time: datetime) -> bool:
     time = time.replace(second=0, fold=0)
     return next(CronSim(cron, time - timedelta(seconds=1))) == time
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("15 * * * *", "At minute 15 of every hour"),
+        ("0 2 * * *", "At 02:00 every day"),
+        ("30 2 1 * *", "At 02:30 on the first day of every month"),
+    ],
+    ids=["hourly", "daily", "monthly"],
+)
+def test_a_line_is_told_in_words(line: str, said: str) -> None:
+    assert in_words(line) == said
+
+
+def test_a_line_that_cannot_be_read_has_no_words() -> None:
+    with pytest.raises(InputError):
+        in_words("0 2 30 2 *")

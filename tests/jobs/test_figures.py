@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from theon.jobs import admin, figures, ledger
 from theon.jobs.enqueue import NewJob, enqueue_many
-from theon.jobs.figures import KindFigures, Pause, QueueFigures, Target, WorkerFigures
+from theon.jobs.figures import KindFigures, Pause, QueueFigures, Target
 from theon.jobs.health import NOTHING, find_bottleneck, health
 from theon.jobs.kinds import Kinds, job
 from theon.jobs.ledger import Message, Outcome
@@ -265,6 +265,7 @@ def test_a_campus_counts_its_own_jobs_only(store: Store) -> None:
         assert (kind.kind, kind.attempts) == ("import.slow", 3)
         assert [g.count for g in figures.dead_letters(conn)] == [2]
         assert (figures.list_pauses(conn), figures.list_workers(conn)) == ([], [])
+        assert figures.served_queues(conn) == {"test"}
         assert health(conn).bottleneck == NOTHING
     found = found_targets(store, "north")
     assert found["completion"].value == pytest.approx(1 / 3)
@@ -278,6 +279,7 @@ def test_workers_and_pauses_are_shown_as_they_are(store: Store) -> None:
     add_worker(store, "c", start_s=200_000, beat_s=190_000)
     until = datetime.now(UTC) + timedelta(days=1)
     with store.transaction(DISTRICT) as conn:
+        assert figures.served_queues(conn) == {"test"}
         assert [(w.id, w.state, w.alive) for w in figures.list_workers(conn)] == [
             ("a", "running", True), ("b", "lost", False),
         ]  # fmt: skip
@@ -299,16 +301,13 @@ QUEUE = QueueFigures("test", {"queued": 1_200}, 60.0, 0.1, 5.0)
 KIND = KindFigures(
     "test.quick", 100, 100, 0, 0, 0.0, None, 2.0, 1.0, 5.0, 200.0, 0.1, 5.0, 60.0
 )  # fmt: skip
-WORKER = WorkerFigures(
-    "w", "h", 1, "local", ("test",), "running", 2, 0, NOW, 0.1, 1.0, 90.0, 900.0, ()
-)
 FINE = (Target("utilisation", 0.2, 0.7, above=False), Target("mean_run", 2.0, 30.0, above=False))
 REST = Pause("queue", "test", "north", "exams", "ada", NOW, None)
 
 
 def sentence(**change: Any) -> str:
     given: dict[str, Any] = {
-        "queues": [QUEUE], "kinds": [KIND], "targets": FINE, "pauses": [], "workers": [WORKER],
+        "queues": [QUEUE], "kinds": [KIND], "targets": FINE, "pauses": [], "served": {"test"},
     }  # fmt: skip
     found = find_bottleneck(**{**given, **change})
     assert found.recommendation
@@ -319,7 +318,7 @@ def test_where_nothing_holds_jobs_up_it_says_so() -> None:
     """A deep queue that is worked off is none, nor a queue without a worker and without jobs."""
     idle = replace(QUEUE, queue="idle", depth={"completed": 9})
     assert sentence(queues=[QUEUE, idle]) == "Nothing holds jobs up."
-    assert sentence(queues=[], kinds=[], targets=(), workers=None) == "Nothing holds jobs up."
+    assert sentence(queues=[], kinds=[], targets=(), served=()) == "Nothing holds jobs up."
 
 
 def test_the_bottleneck_is_named_and_what_stands_still_comes_first() -> None:
@@ -330,10 +329,9 @@ def test_the_bottleneck_is_named_and_what_stands_still_comes_first() -> None:
     )
     busy = replace(KIND, kind="import.slow", busy_s=600.0, run_mean_s=80.0)
     waits = replace(QUEUE, wait_p95_s=600.0)
-    lost = replace(WORKER, state="lost")
     everything = {"kinds": [failing, busy], "queues": [waits], "targets": full, "pauses": [REST]}
     assert (
-        sentence(**everything, workers=[lost])
+        sentence(**everything, served=())
         == "No worker takes jobs of the queue test, and 1,200 jobs wait."
     )
     assert (

@@ -8,7 +8,7 @@ import pytest
 from tests.jobs import kinds_for_tests
 from tests.jobs.conftest import LIMIT_S, Shop, alive, until
 
-from theon.jobs import ledger, quarantine, supervisor
+from theon.jobs import admin, ledger, quarantine, supervisor
 from theon.jobs.context import as_json
 from theon.jobs.errors import PermanentError
 from theon.jobs.kinds import Kinds
@@ -437,6 +437,42 @@ class TestDrain:
         shop.open()
         (row,) = shop.settle(job_id)
         assert (row.state, row.result, row.attempts) == ("completed", 7, 1)
+
+    def test_the_ledger_can_ask_for_it(self, shop: Shop) -> None:
+        """The worker hears it with a heartbeat, and drains as at SIGTERM; it is on record."""
+        worker = shop.open(drain_s=LIMIT_S)
+        running = shop.run("try.wait", seconds=2, n=1)
+        shop.notes(1)
+        waiting = shop.run("try.wait", n=2)
+        until(lambda: shop.do("SELECT FROM theon.job_workers"), "registered")
+        with shop.store.transaction(Scope.district()) as conn:
+            admin.drain_worker(conn, worker.worker_id, "ada")
+        until(lambda: worker.asked_to_drain, "heard")
+        worker.join(LIMIT_S)
+        assert worker.state == "stopped"
+        assert shop.row(running).state == "completed"
+        row = shop.row(waiting)
+        assert (row.state, row.attempts) == ("queued", 0)
+        assert row.reason == "given back: the worker drains"
+        assert shop.do("SELECT actor, action, subject FROM theon.job_audit") == [
+            ("ada", "drain", f"worker {worker.worker_id}")
+        ]
+        assert shop.do("SELECT state FROM theon.job_workers") == [("stopped",)]
+
+    def test_a_new_worker_of_the_same_name_does_not_drain(self, shop: Shop) -> None:
+        """It was asked of the one before."""
+        shop.open(worker_id="w-1")
+        until(lambda: shop.do("SELECT FROM theon.job_workers"), "registered")
+        with shop.store.transaction(Scope.district()) as conn:
+            admin.drain_worker(conn, "w-1", "ada")
+        assert shop.worker is not None
+        shop.worker.join(LIMIT_S)
+        worker = shop.open(worker_id="w-1")
+        (row,) = shop.settle(shop.run("try.nothing"))
+        assert row.state == "completed"
+        asked = "SELECT drain_asked FROM theon.job_workers"
+        until(lambda: shop.do(asked) == [(False,)], "the question is over")
+        assert (worker.state, worker.asked_to_drain) == ("running", False)
 
     def test_stop_leaves_no_process(self, shop: Shop) -> None:
         worker = shop.open(slots=2)

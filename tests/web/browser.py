@@ -46,17 +46,27 @@ class Browser:
         port, path = port_file.read_text().splitlines()
         self._open = ExitStack()
         address = f"ws://127.0.0.1:{port}{path}"
-        self._socket = self._open.enter_context(connect(address, max_size=None, proxy=None))
+        # No pings: a page that is live says much while nobody listens, and no pong comes through.
+        self._socket = self._open.enter_context(
+            connect(address, max_size=None, proxy=None, ping_interval=None)
+        )
         self._next = 0
+        self._targets: list[str] = []
 
     def close(self) -> None:
         self._open.close()
         os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait(10)
 
+    def close_pages(self) -> None:
+        """Close what was opened, so that no page goes on to ask a server that is gone."""
+        while self._targets:
+            self.call("Target.closeTarget", {"targetId": self._targets.pop()})
+
     def open(self, url: str, *, width: int, height: int = 1600, dark: bool = False) -> "Page":
         """Load `url` in a window of this size and wait until its charts are drawn."""
         target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
+        self._targets.append(target)
         session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})
         page = Page(self, session["sessionId"])
         for domain in ("Page", "Runtime", "Log", "Network"):

@@ -5,6 +5,7 @@ from datetime import date
 
 import pytest
 from browser import Browser, chromium
+from jobs_site import school
 from running_site import Site, home_settings, serving
 
 from theon.bootstrap import Theon, open_theon
@@ -12,6 +13,8 @@ from theon.intake.pipeline import ingest
 from theon.metrics.refresh import refresh
 from theon.roster.campuses import add_campus
 from theon.simulation import plan_district, write_district
+
+__all__ = ["school"]  # a fixture; pytest finds it here
 
 UNTIL = date(2026, 11, 15)
 

@@ -1,4 +1,4 @@
-"""What people do to jobs and queues: cancel, retry, discard, prioritise, pause and resume.
+"""What people do to jobs, queues and workers: cancel, retry, discard, prioritise, pause, drain.
 
 Every function works in the caller's transaction and sees the jobs of its scope. Each writes a
 line of the audit in the same transaction.
@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from theon.errors import InputError
 from theon.jobs import moves
 from theon.jobs.audit import write_audit
+from theon.jobs.candidates import ALIVE_S
 from theon.jobs.context import clean
 from theon.jobs.errors import DependencyError
 from theon.jobs.kinds import Kinds
@@ -338,6 +339,32 @@ def resume(
     detail = {"campus": campus}
     write_audit(conn, actor, "resume", f"{subject} {value}", detail, campus_id=campus_id)
     moves.notify(conn, "resumed")
+
+
+def drain_worker(conn: Connection, worker_id: str, actor: str) -> None:
+    """Ask a worker to begin nothing more, as SIGTERM does.
+
+    It hears it with its next heartbeat, lets its jobs go on for its time to drain, gives the rest
+    back and ends. Workers are the district's: another scope has none.
+
+    Raises:
+        InputError: no such worker is at work in this scope.
+    """
+    asked = conn.execute(
+        text(
+            "UPDATE theon.job_workers SET drain_asked = true WHERE id = :id AND state = 'running'"
+            " AND heartbeat_at > clock_timestamp() - make_interval(secs => :alive_s)"
+        ),
+        {"id": clean(worker_id), "alive_s": ALIVE_S},
+    ).rowcount
+    if not asked:
+        raise InputError(
+            f"no worker {worker_id!r} is at work",
+            where="workers",
+            next_step="It may have ended, or drains already. The page of workers shows those "
+            "there are.",
+        )
+    write_audit(conn, actor, "drain", f"worker {worker_id}", {})
 
 
 def _check_subject(conn: Connection, kinds: Kinds, subject: str, value: str) -> None:

@@ -351,14 +351,19 @@ class Pulse:
         held: deque[Message],
         describe: Callable[[], dict[str, Any]],
         wake: Callable[[], None],
+        drain: Callable[[], None],
     ) -> None:
-        """`held` takes what was handed to this worker; `describe` gives its row's columns."""
+        """`held` takes what was handed to this worker; `describe` gives its row's columns; `drain`
+        is called when somebody asks for it.
+        """
         self._store = store
         self._runs = runs
         self._worker_id = worker_id
         self._held = held
         self._describe = describe
         self._wake = wake
+        self._drain = drain
+        self._registered = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="theon-pulse", daemon=True)
 
@@ -393,8 +398,13 @@ class Pulse:
             self._stopping.wait(max(0.1, RENEW_EVERY_S - (time.monotonic() - began_s)))
 
     def _tell(self) -> None:
+        # A question that was for an earlier worker of this name is over.
+        given = {**self._describe(), "first": not self._registered}
         with self._store.transaction(Scope.district()) as conn:
-            conn.execute(text(_WORKER), self._describe())
+            asked_to_drain = conn.execute(text(_WORKER), given).scalar()
+        self._registered = True
+        if asked_to_drain:
+            self._drain()
 
     def _hold(self) -> None:
         with self._store.transaction(Scope.district()) as conn:
@@ -475,4 +485,5 @@ FROM theon.campuses AS c WHERE c.slug = 'district'
 ON CONFLICT (id) DO UPDATE SET state = excluded.state, slots = excluded.slots,
     busy = excluded.busy, heartbeat_at = clock_timestamp(), cpu_percent = excluded.cpu_percent,
     memory_mb = excluded.memory_mb, memory_free_mb = excluded.memory_free_mb,
-    running = excluded.running"""
+    running = excluded.running, drain_asked = w.drain_asked AND NOT CAST(:first AS boolean)
+RETURNING drain_asked"""

@@ -62,6 +62,17 @@ def next_fires(cron: str, timezone: str, after: datetime, n: int = 5) -> list[da
     return list(islice(fires(cron, timezone, after), n))
 
 
+@lru_cache(maxsize=1_000)
+def in_words(cron: str) -> str:
+    """The line in words, such as `At 02:00 every day`; its times are local.
+
+    Raises:
+        InputError: the line cannot be read or never fires.
+    """
+    check_cron(cron)
+    return CronSim(cron, _ANY_TIME).explain()
+
+
 @lru_cache(maxsize=10_000)
 def next_fire(cron: str, timezone: str, after: datetime) -> datetime | None:
     """The first moment after `after` at which the line fires; None at the end of the calendar."""

@@ -13,11 +13,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from theon.jobs.candidates import ALIVE_S
-from theon.store.scope import DISTRICT
+from theon.store.scope import DISTRICT, Scope, set_scope
 
 WINDOW_S = 3_600.0
 ATTEMPTS_LOOKED_AT = 20_000
 DEAD_LETTERS_LOOKED_AT = 50_000
+ABOVE = "its administrators"  # who paused what is further up
 
 COMPLETION, MEAN_RUN_S, FAILURES, UTILISATION, UPTIME = 0.95, 30.0, 0.05, 0.70, 0.99
 
@@ -116,7 +117,10 @@ class Pause:
 
 @dataclass(frozen=True)
 class WorkerFigures:
-    """A worker; `state` is `lost` as soon as its heartbeat is too old."""
+    """A worker; `state` is `lost` as soon as its heartbeat is too old.
+
+    `drain_asked` is whether somebody asked it to drain; it hears that with its next heartbeat.
+    """
 
     id: str
     host: str
@@ -132,6 +136,7 @@ class WorkerFigures:
     memory_mb: float | None
     memory_free_mb: float | None
     running: tuple[int, ...]
+    drain_asked: bool = False
 
     @property
     def alive(self) -> bool:
@@ -238,12 +243,25 @@ SELECT p.subject, p.value, c.slug, p.reason, p.paused_by, p.paused_at, p.until
 FROM theon.job_pauses AS p JOIN theon.campuses AS c ON c.id = p.campus_id
 WHERE p.until IS NULL OR p.until > clock_timestamp() ORDER BY p.paused_at"""
 
+_PAUSES_ABOVE = """
+WITH RECURSIVE above AS (
+    SELECT parent_id AS id FROM theon.campuses WHERE slug = :campus
+    UNION SELECT c.parent_id FROM theon.campuses AS c JOIN above AS a ON c.id = a.id)
+SELECT p.subject, p.value, c.slug, p.reason, p.paused_at, p.until
+FROM theon.job_pauses AS p JOIN above AS a ON a.id = p.campus_id
+JOIN theon.campuses AS c ON c.id = p.campus_id
+WHERE p.until IS NULL OR p.until > clock_timestamp() ORDER BY p.paused_at"""
+
+_SERVED = """
+SELECT DISTINCT unnest(queues) FROM theon.job_workers WHERE state = 'running'
+    AND heartbeat_at > clock_timestamp() - make_interval(secs => :alive_s)"""
+
 _WORKERS = """
 SELECT id, host, pid, delivery, queues, CASE WHEN state IN ('running', 'draining')
         AND heartbeat_at < clock_timestamp() - make_interval(secs => :alive_s)
         THEN 'lost' ELSE state END, slots, busy, started_at,
     greatest(0, extract(epoch FROM clock_timestamp() - heartbeat_at))::float8, cpu_percent,
-    memory_mb, memory_free_mb, running
+    memory_mb, memory_free_mb, running, drain_asked
 FROM theon.job_workers
 WHERE heartbeat_at > clock_timestamp() - make_interval(secs => :since_s) ORDER BY id"""
 
@@ -281,13 +299,37 @@ def list_pauses(conn: Connection) -> list[Pause]:
     return [Pause(*row) for row in conn.execute(text(_PAUSES))]
 
 
+def pauses_above(conn: Connection) -> list[Pause]:
+    """What rests in campuses further up than the scope's own, and so in it too.
+
+    The scope does not see those campuses: of them no more than this is told, and not by whom.
+    """
+    own = conn.execute(text("SELECT current_setting('theon.scope', true)")).scalar() or ""
+    set_scope(conn, Scope.district())
+    found = conn.execute(text(_PAUSES_ABOVE), {"campus": own}).all()
+    set_scope(conn, Scope(own))
+    return [
+        Pause(row.subject, row.value, row.slug, row.reason, ABOVE, row.paused_at, row.until)
+        for row in found
+    ]
+
+
+def served_queues(conn: Connection) -> frozenset[str]:
+    """The queues whose jobs some worker begins; whatever the scope, for workers are shared."""
+    own = conn.execute(text("SELECT current_setting('theon.scope', true)")).scalar() or ""
+    set_scope(conn, Scope.district())
+    found = conn.execute(text(_SERVED), {"alive_s": ALIVE_S}).scalars().all()
+    set_scope(conn, Scope(own))
+    return frozenset(found)
+
+
 def list_workers(conn: Connection, *, since_s: float = 86_400.0) -> list[WorkerFigures]:
     """The workers that were heard of in the last `since_s` seconds; the district's scope only."""
     found = conn.execute(text(_WORKERS), {"alive_s": ALIVE_S, "since_s": since_s})
     workers = []
     for row in found:
         columns: list[Any] = list(row)
-        columns[4], columns[-1] = tuple(row.queues), tuple(row.running)
+        columns[4], columns[-2] = tuple(row.queues), tuple(row.running)
         workers.append(WorkerFigures(*columns))
     return workers
 

@@ -1,13 +1,18 @@
 """How the job system does, in figures and in a sentence: what holds jobs up, and what to do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from theon.jobs import figures
-from theon.jobs.figures import KindFigures, Pause, QueueFigures, Target, WorkerFigures
-from theon.store.scope import DISTRICT
+from theon.jobs.figures import (
+    KindFigures,
+    Pause,
+    QueueFigures,
+    Target,
+    Window,
+)
 
 NAMED_KINDS = 5
 ENOUGH_ATTEMPTS = 20  # of a kind, before its failures are called a bottleneck
@@ -49,12 +54,15 @@ class Health:
     bottleneck: Bottleneck
 
 
-def health(conn: Connection, *, window_s: float = figures.WINDOW_S) -> Health:
-    """The figures of a window, up to now, of the scope of `conn`."""
-    window = figures.look_back(conn, window_s)
+def health(
+    conn: Connection, *, window_s: float = figures.WINDOW_S, window: Window | None = None
+) -> Health:
+    """The figures of a window, up to now unless it is given, of the scope of `conn`."""
+    window = window or figures.look_back(conn, window_s)
     kinds = figures.kind_figures(conn, window)
     queues = figures.queue_figures(conn, window)
     found = figures.targets(conn, kinds, window)
+    pauses = [*figures.pauses_above(conn), *figures.list_pauses(conn)]
     slowest = sorted(kinds, key=lambda kind: kind.run_p95_s or 0.0, reverse=True)
     failing = sorted(kinds, key=lambda kind: kind.failed + kind.lost, reverse=True)
     return Health(
@@ -64,13 +72,8 @@ def health(conn: Connection, *, window_s: float = figures.WINDOW_S) -> Health:
         tuple(kinds),
         tuple(kind for kind in slowest if kind.run_p95_s is not None)[:NAMED_KINDS],
         tuple(kind for kind in failing if kind.failed + kind.lost)[:NAMED_KINDS],
-        find_bottleneck(queues, kinds, found, figures.list_pauses(conn), _workers(conn)),
+        find_bottleneck(queues, kinds, found, pauses, figures.served_queues(conn)),
     )
-
-
-def _workers(conn: Connection) -> list[WorkerFigures] | None:
-    scope = conn.execute(text("SELECT current_setting('theon.scope', true)")).scalar()
-    return figures.list_workers(conn) if scope == DISTRICT else None
 
 
 def find_bottleneck(
@@ -78,15 +81,15 @@ def find_bottleneck(
     kinds: Sequence[KindFigures],
     targets: Sequence[Target],
     pauses: Sequence[Pause],
-    workers: Sequence[WorkerFigures] | None,
+    served: Collection[str],
 ) -> Bottleneck:
     """What holds jobs up most: what stands still before what fails before what is slow.
 
-    `workers` is None where the scope does not see them.
+    `served` are the queues whose jobs some worker begins.
     """
     values = {target.name: target.value for target in targets}
     candidates = (
-        _without_worker(queues, workers),
+        _without_worker(queues, served),
         _at_rest(queues, pauses),
         _failing(kinds),
         _full(kinds, values.get("utilisation")),
@@ -97,11 +100,8 @@ def find_bottleneck(
 
 
 def _without_worker(
-    queues: Sequence[QueueFigures], workers: Sequence[WorkerFigures] | None
+    queues: Sequence[QueueFigures], served: Collection[str]
 ) -> Iterator[Bottleneck]:
-    if workers is None:
-        return
-    served = {queue for worker in workers if worker.alive for queue in worker.queues}
     for queue in _by_depth(queues):
         if queue.waiting and queue.queue not in served:
             yield Bottleneck(

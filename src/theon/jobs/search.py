@@ -39,7 +39,8 @@ class JobFilter:
     Attributes:
         states: any of them.
         kinds: any of them: a whole name, or a room, such as `metrics`.
-        categories, queues, owners, error_kinds: any of them.
+        categories, queues, owners: any of them.
+        error_kinds: any of them; an empty one is of jobs whose error has no class.
         campuses: slugs; a campus stands for itself and all below it.
         created_from, created_before, ended_from, ended_before: moments with a time zone.
         text: in the error, the operation or the idempotency key, in large letters or small.
@@ -215,11 +216,11 @@ def conditions(conn: Connection, chosen: JobFilter) -> tuple[list[str], dict[str
     found: list[str] = []
     values: dict[str, Any] = {}
     for attribute, column in (
-        ("states", "state"), ("categories", "category"), ("queues", "queue"),
-        ("owners", "owner"), ("error_kinds", "error_kind"),
+        ("states", "j.state"), ("categories", "j.category"), ("queues", "j.queue"),
+        ("owners", "j.owner"), ("error_kinds", "coalesce(j.error_kind, '')"),
     ):  # fmt: skip
         if value := getattr(chosen, attribute):
-            found.append(f"j.{column} = ANY (:{attribute})")
+            found.append(f"{column} = ANY (:{attribute})")
             values[attribute] = list(value)
     if chosen.kinds:
         found.append("(j.kind = ANY (:kinds) OR split_part(j.kind, '.', 1) = ANY (:kinds))")

@@ -103,8 +103,9 @@ class Supervisor:
         self._clerk = Clerk(store, self._runs, self.worker_id, self._wake)
         self._quarantine = Quarantine(self._clerk, self._runs)
         self._pulse = Pulse(
-            store, self._runs, self.worker_id, self._clerk.held, self._describe, self._wake
-        )
+            store, self._runs, self.worker_id, self._clerk.held, self._describe, self._wake,
+            self.drain,
+        )  # fmt: skip
         self._ready: deque[Run] = deque()
         self._children: dict[Child, Run | None] = {}
         self._idle: list[Child] = []
@@ -124,6 +125,11 @@ class Supervisor:
     def busy(self) -> int:
         """How many attempts run in a child."""
         return sum(run is not None for run in list(self._children.values()))
+
+    @property
+    def asked_to_drain(self) -> bool:
+        """Whether somebody called `drain`, or asked for it in the ledger."""
+        return self._asked_to_drain.is_set()
 
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages; returns at once. What does not begin before its lease ends is dropped."""

@@ -26,8 +26,10 @@ def why_waiting(conn: Connection, job_id: int, kinds: Kinds) -> str:
         return ""
     if job.state == "scheduled":
         if job.waits_for:
-            named = ", ".join(map(str, job.needs or ()))
-            return f"it needs {job.waits_for} jobs that are not completed: {named}"
+            which = f": {', '.join(map(str, job.needs))}" if job.needs else ""
+            if job.waits_for == 1:
+                return f"it needs a job that is not completed{which}"
+            return f"it needs {job.waits_for} jobs that are not completed{which}"
         return f"its time comes at {job.due} UTC ({job.reason})"
     at_work, dispatched = candidates.running(conn, kinds)
     choice = policy.choose(
