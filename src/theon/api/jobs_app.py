@@ -59,6 +59,9 @@ async def _name_fields(_request: Request, error: RequestValidationError) -> Resp
     faults = []
     for fault in error.errors():
         place = [str(part) for part in fault["loc"]]
+        if fault["type"] == "json_invalid":
+            faults.append(f"body, letter {place[-1]}: no JSON: {fault['ctx']['error']}")
+            continue
         # "body" and "query" say little, except where the body itself is wrong.
         words = ".".join(place[1:]) or ".".join(place)
         faults.append(f"{words}: {fault['msg'].removeprefix('Value error, ')}")
@@ -75,7 +78,7 @@ async def _name_fields(_request: Request, error: RequestValidationError) -> Resp
 
 async def _in_shape(request: Request, error: HTTPException) -> Response:
     """The framework's own refusals, such as an unknown path, in the shape of all others."""
-    if not request.url.path.startswith(f"{PREFIX}/"):
+    if not request.url.path.startswith(PREFIX):
         return await http_exception_handler(request, error)
     return JSONResponse(
         {"error": str(error.detail), "next_step": "/api/docs shows the routes."},

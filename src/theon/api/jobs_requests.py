@@ -27,6 +27,7 @@ READ_LIMIT_S = 5
 CHANGE_LIMIT_S = 60
 LOCK_LIMIT_S = 5
 
+_OTHERWISE = "Ask for something else; /api/docs shows what each route takes."
 _CANCELED = "57014"
 _CONTENDED = {"40P01", "40001", "55P03"}  # deadlock, serialisation, lock not had in time
 _DATA = "22"  # the class of values that do not fit
@@ -124,7 +125,7 @@ def refuse(error: TheonError) -> Refusal:
     elif isinstance(error, ConflictError):
         found.status = 409
     found.error = clean(f"{error.where}: {error.what}" if error.where else error.what)
-    found.next_step = clean(error.next_step)
+    found.next_step = clean(error.next_step or _OTHERWISE)
     return found
 
 
