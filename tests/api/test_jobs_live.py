@@ -1,6 +1,8 @@
 """Jobs as they change, from a really running server: one by WebSocket, many by SSE."""
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +20,9 @@ from theon.access.keys import list_keys, revoke_key
 from theon.access.requests import Access
 from theon.access.roles import Role
 from theon.api import jobs_live, jobs_watcher
-from theon.api.jobs_watcher import Watcher
+from theon.api.jobs_watcher import Batch, Listener, Told, Watcher, tell_of
+from theon.errors import UnavailableError
+from theon.jobs import changes
 from theon.jobs.enqueue import NewJob, enqueue_many
 from theon.store.engine import Store
 
@@ -174,6 +178,22 @@ def test_a_socket_is_refused_like_any_route(service: Service, address: str) -> N
     ):
         pass
     assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("role", list(Role), ids=[role.value for role in Role])
+def test_who_may_read_jobs_may_watch_them(service: Service, address: str, role: Role) -> None:
+    """The others are refused, by both ways."""
+    campus = "district" if role is Role.SYSTEM_ADMINISTRATOR else "oak"
+    job_id = service.one()
+    if role in (Role.TEACHER, Role.LEARNER):
+        with pytest.raises(InvalidStatus), watching(service, address, job_id, role):
+            pass
+        assert service.client(role).get(f"{JOBS}/events").status_code == 403
+        return
+    with watching(service, address, job_id, role, campus) as socket:
+        assert receive(socket)["id"] == job_id
+    with streaming(service, address, "", None, role, campus) as events:
+        assert events.next()[0] == "ready"
 
 
 def test_many_sockets_of_one_job_are_all_told(service: Service, address: str) -> None:
@@ -343,8 +363,6 @@ def test_who_comes_back_with_an_id_that_is_none_reads_the_list_again(
 def test_who_missed_very_much_reads_the_list_again(
     service: Service, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from theon.jobs import changes
-
     monkeypatch.setattr(changes, "MISSED_AT_MOST", 3)
     with streaming(service, address) as events:
         events.next()
@@ -412,6 +430,36 @@ def test_who_does_not_read_holds_nobody_up(service: Service, address: str) -> No
             pass
 
 
+def test_a_mailbox_keeps_the_latest_of_each_job_and_not_too_much(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes to it late reads one message per job; or that too much was thrown away."""
+    monkeypatch.setattr(jobs_watcher, "MOST_PENDING", 3)
+    ids = [service.one() for _ in range(4)]
+
+    def tell() -> list[Told]:
+        with service.store.transaction(DISTRICT) as conn:
+            return list(tell_of(conn, ids).values())
+
+    before = tell()
+    service.begin(*ids)
+    after = tell()
+
+    async def read_late() -> tuple[Batch, Batch, Batch]:
+        listener = Listener(DISTRICT)
+        listener.tell(before[:2], 5)
+        listener.tell(after[:1], 9)
+        few = await listener.take(LIMIT_S)
+        listener.tell(before, 10)
+        many = await listener.take(LIMIT_S)
+        return few, many, await listener.take(0)
+
+    few, many, none = asyncio.run(read_late())
+    assert (few.jobs, few.position, few.overflow) == ([before[1], after[0]], 9, False)
+    assert (many.jobs, many.position, many.overflow) == ([], 10, True)
+    assert (none.jobs, none.position, none.overflow) == ([], 10, False)
+
+
 def test_nobody_reads_the_ledger_while_nobody_listens(service: Service) -> None:
     """The thread comes with the first listener and goes with the last; it comes again."""
     watcher: Watcher = service.app.state.theon_jobs.watcher
@@ -428,16 +476,12 @@ def test_a_database_that_was_away_is_read_again(
     service: Service, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Streams stay open, and tell what changed meanwhile."""
-    from theon.errors import UnavailableError
-
     monkeypatch.setattr(jobs_watcher, "AFTER_ERROR_S", 0.05)
     job_id = service.one()
     failed: list[int] = []
     real = Store.transaction
 
     def gone(self: Store, scope: Any) -> Any:
-        import threading
-
         if threading.current_thread().name == "jobs-watcher" and len(failed) < 5:
             failed.append(1)
             raise UnavailableError("the database went away")

@@ -122,6 +122,9 @@ def test_jobs_of_a_batch_need_each_other_by_label(service: Service) -> None:
     again = {"jobs": [{"kind": "import.rows", "idempotency_key": "k"}, {"kind": "room.count"}]}
     known, new = service.oak.post(BATCH, json=again).json()["jobs"]
     assert (known["id"], known["new"], new["new"]) == (middle["id"], False, True)
+    twice = {"jobs": [{"kind": "room.count", "idempotency_key": "twice"}] * 2}
+    once, same = service.oak.post(BATCH, json=twice).json()["jobs"]
+    assert (once["id"], once["new"], same["new"]) == (same["id"], True, False)
 
 
 def test_what_cannot_run_is_refused_in_the_ledgers_words(service: Service) -> None:

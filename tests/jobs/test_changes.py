@@ -32,6 +32,11 @@ def nothing(ctx: Any, args: Nothing) -> None:
 
 
 KINDS = Kinds([nothing])
+# A job is put into the youngest open transaction or into the oldest, or into one of its own.
+STEPS = (
+    "open", "put", "put in oldest", "put alone", "read", "commit oldest", "commit youngest",
+    "roll back oldest", "roll back youngest",
+)  # fmt: skip
 
 
 def put(store: Store, campus: str = "district") -> int:
@@ -83,7 +88,7 @@ def test_a_lower_number_that_comes_later_is_not_missed(store: Store, commits: bo
         if not commits:
             conn.get_transaction().rollback()  # type: ignore[union-attr]
     assert read(store, seen) == ({late: {"queued"}} if commits else {})
-    read(store, seen)
+    assert read(store, seen) == {}
     assert seen.position > held
 
 
@@ -109,10 +114,27 @@ def test_very_much_is_read_in_parts(store: Store, monkeypatch: pytest.MonkeyPatc
     assert found == ids
 
 
+def test_very_many_that_commit_late_are_told_in_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "GAPS_PER_READ", 2)
+    seen = begin(store)
+    with store.transaction(DISTRICT) as conn:
+        late = [enqueue(conn, KINDS, NewJob("test.nothing")) for _ in range(5)]
+        early = put(store)
+        assert set(read(store, seen)) == {early}
+        held = seen.position
+        assert [read(store, seen) for _ in range(4)] == [{}] * 4
+    found = [list(read(store, seen)) for _ in range(3)]
+    assert sorted(job_id for part in found for job_id in part) == late
+    assert max(map(len, found)) == 2
+    assert seen.position > held
+
+
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(st.sampled_from(["open", "put", "read", "commit", "roll back"]), max_size=25))
+@given(st.lists(st.sampled_from(STEPS), max_size=30))
 def test_in_whatever_order_transactions_end_every_change_is_told(
     store: Store, steps: list[str]
 ) -> None:
@@ -125,16 +147,16 @@ def test_in_whatever_order_transactions_end_every_change_is_told(
         if step == "open" and len(open_) < 3:
             stack = ExitStack()
             open_.append((stack, stack.enter_context(store.transaction(DISTRICT)), []))
-        elif step == "put" and open_:
-            _, conn, ids = open_[-1]
-            ids.append(enqueue(conn, KINDS, NewJob("test.nothing")))
-        elif step == "put":
-            committed.add(put(store))
         elif step == "read":
             told += read(store, seen)
-        elif open_:
-            stack, conn, ids = open_.pop(0)
-            if step == "commit":
+        elif step == "put alone":
+            committed.add(put(store))
+        elif open_ and step.startswith("put"):
+            _, conn, ids = open_[0 if step.endswith("oldest") else -1]
+            ids.append(enqueue(conn, KINDS, NewJob("test.nothing")))
+        elif open_ and step != "open":
+            stack, conn, ids = open_.pop(0 if step.endswith("oldest") else -1)
+            if step.startswith("commit"):
                 committed.update(ids)
             else:
                 conn.get_transaction().rollback()

@@ -173,7 +173,8 @@ def _enqueue(
         {"ids": ids},
     )
     fresh = set(inserted.scalars())
-    return [(job_id, job_id in fresh) for job_id in ids]
+    # A key that stands twice in one batch is new at the first.
+    return [(job_id, job_id in fresh and job_id not in ids[:n]) for n, job_id in enumerate(ids)]
 
 
 def _new_job(conn: Connection, room: JobsRoom, principal: Principal, wanted: JobWanted) -> NewJob:

@@ -12,6 +12,7 @@ import anyio
 from fastapi import APIRouter, Header, Path, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.sse import format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Send
@@ -23,6 +24,7 @@ from theon.access.roles import Permission
 from theon.api.jobs_models import LARGEST_ID, JobsWanted
 from theon.api.jobs_requests import JobsRoom, Reader, Room, reading, refusing, room_of
 from theon.api.jobs_watcher import Batch, Listener, Told, tell_fitting, tell_of
+from theon.errors import TheonError
 from theon.jobs.changes import latest, missed
 from theon.jobs.query import matching
 from theon.jobs.search import JobFilter
@@ -45,8 +47,10 @@ async def until_over(conn: HTTPConnection, principal: Principal) -> None:
         await asyncio.sleep(CHECK_S)
         try:
             now = await access_of(conn).identify(conn, is_use=False)
+        except SQLAlchemyError:  # nobody knows; and while the database is away nothing is told
+            continue
         except Refusal as refusal:
-            if refusal.status == 503:  # nobody knows; while the database is away nothing is told
+            if refusal.status == 503:
                 continue
             return
         if now != principal or not now.may(Permission.JOBS_READ):
@@ -82,9 +86,10 @@ async def watch_job(
     room = room_of(socket)
     listener = Listener(principal.scope, job_id=job_id)
     try:
-        first = await run_in_threadpool(_begin, room, listener, job_id)
-        if first is None:
-            await _deny(socket, job_id)
+        try:
+            first = await run_in_threadpool(_begin, room, listener, job_id)
+        except Refusal as refusal:
+            await _deny(socket, refusal)
             return
         await socket.accept()
         await _serve(socket, principal, listener, first)
@@ -92,23 +97,31 @@ async def watch_job(
         room.watcher.remove(listener)
 
 
-def _begin(room: JobsRoom, listener: Listener, job_id: int) -> Told | None:
-    """Listen, and then read the present state: nothing falls between."""
+def _begin(room: JobsRoom, listener: Listener, job_id: int) -> Told:
+    """Listen, and then read the present state: nothing falls between.
+
+    Raises:
+        Refusal: 404 the scope has no such job; 503 the database is away.
+    """
     with refusing():
         room.watcher.add(listener)
     with reading(room.store, listener.scope) as conn:
-        return tell_of(conn, [job_id]).get(job_id)
+        found = tell_of(conn, [job_id]).get(job_id)
+    if found is None:
+        raise Refusal(
+            404,
+            f"there is no job {job_id} in this scope",
+            "It may be of another campus, or removed because it ended long ago.",
+        )
+    return found
 
 
-async def _deny(socket: WebSocket, job_id: int) -> None:
-    what = {
-        "error": f"there is no job {job_id} in this scope",
-        "next_step": "It may be of another campus, or removed because it ended long ago.",
-    }
+async def _deny(socket: WebSocket, refusal: Refusal) -> None:
     if "websocket.http.response" in socket.scope.get("extensions", {}):
-        await socket.send_denial_response(JSONResponse(what, 404))
+        answer = {"error": refusal.error, "next_step": refusal.next_step}
+        await socket.send_denial_response(JSONResponse(answer, refusal.status))
     else:
-        await socket.close(1008, what["error"])
+        await socket.close(1008, refusal.error[:100])
 
 
 async def _serve(socket: WebSocket, principal: Principal, listener: Listener, first: Told) -> None:
@@ -231,7 +244,10 @@ class Stream(StreamingResponse):
             self._room.watcher.remove(self._listener)
 
     async def _events(self) -> AsyncIterator[bytes]:
-        position = await run_in_threadpool(self._room.watcher.add, self._listener)
+        try:
+            position = await run_in_threadpool(self._room.watcher.add, self._listener)
+        except (TheonError, SQLAlchemyError):
+            return  # the database went away just now; a client that comes back is told so
         told: list[Told] | None = []
         if self._last_id is not None:
             told = await run_in_threadpool(self._missed, self._last_id)
@@ -250,13 +266,16 @@ class Stream(StreamingResponse):
         """What a client that comes back has missed; None if nobody can tell it one by one."""
         if not (last_id.isascii() and last_id.isdecimal()):
             return None
-        with reading(self._room.store, Scope.district()) as conn:
-            until = latest(conn)
-        with reading(self._room.store, self._listener.scope) as conn:
-            changed = missed(conn, int(last_id), until)
-            if changed is None:
-                return None
-            return tell_fitting(conn, changed, self._listener.chosen)
+        try:
+            with reading(self._room.store, Scope.district()) as conn:
+                until = latest(conn)
+            with reading(self._room.store, self._listener.scope) as conn:
+                changed = missed(conn, int(last_id), until)
+                if changed is None:
+                    return None
+                return tell_fitting(conn, changed, self._listener.chosen)
+        except Refusal:  # it took too long
+            return None
 
 
 def _wire(batch: Batch) -> list[bytes]:

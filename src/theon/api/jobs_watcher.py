@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from theon.api.jobs_models import JobEvent
 from theon.errors import InputError, TheonError
 from theon.jobs.changes import Changed, Changes
-from theon.jobs.query import matching, summaries
+from theon.jobs.query import JobSummary, matching, summaries
 from theon.jobs.search import JobFilter
 from theon.jobs.states import ENDED
 from theon.store.engine import Store
@@ -35,16 +36,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Told:
-    """What a listener is told of one job."""
+    """What listeners are told of one job."""
 
-    job_id: int
-    state: str
-    data: str  # a `JobEvent` as JSON
+    job: JobSummary
+
+    @cached_property
+    def data(self) -> str:
+        """A `JobEvent` as JSON; made once for all, and only if somebody listens to this job."""
+        return JobEvent.of(self.job).model_dump_json()
 
     @property
     def ended(self) -> bool:
         """Whether there will be no more of it."""
-        return self.state in ENDED
+        return self.job.state in ENDED
 
 
 @dataclass
@@ -100,8 +104,8 @@ class Listener:
     def _put(self, jobs: Sequence[Told], position: int) -> None:
         self._batch.position = max(position, self._batch.position)
         for told in jobs:
-            self._pending.pop(told.job_id, None)  # the latest comes last
-            self._pending[told.job_id] = told
+            self._pending.pop(told.job.id, None)  # the latest comes last
+            self._pending[told.job.id] = told
         if len(self._pending) > MOST_PENDING:
             self._pending.clear()
             self._batch.overflow = True
@@ -233,11 +237,7 @@ class Watcher:
 
 def tell_of(conn: Connection, ids: Sequence[int]) -> dict[int, Told]:
     """What there is to tell of the jobs of these ids that the scope sees, the oldest first."""
-    found = {}
-    for job in reversed(summaries(conn, ids)):
-        data = JobEvent.of(job).model_dump_json()
-        found[job.id] = Told(job.id, job.state, data)
-    return found
+    return {job.id: Told(job) for job in reversed(summaries(conn, ids))}
 
 
 def _fitting(
@@ -250,7 +250,7 @@ def _fitting(
     ids = set(found)
     if chosen.states:
         ids = {i for i in ids if not states[i].isdisjoint(chosen.states)} | {
-            i for i in ids if found[i].state in chosen.states
+            i for i in ids if found[i].job.state in chosen.states
         }
     rest = replace(chosen, states=())
     if not ids or rest == JobFilter():

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 ROWS_PER_READ = 5_000
 LOOKED_BACK = 10_000  # numbers that may still be missing when one begins to look
 GAPS_AT_MOST = 100_000
+GAPS_PER_READ = 5_000
 MISSED_AT_MOST = 2_000  # changes that somebody who comes back is told one by one
 RUNNING_AT_MOST = 10_000
 
@@ -70,16 +71,19 @@ class Changes:
 
     def read(self, conn: Connection) -> Changed:
         """What changed since the last read; of very much, a part."""
-        given = {"high": self._high, "rows": ROWS_PER_READ, "gaps": list(self._gaps)}
+        # Of very many, such as those of a bulk load that has not committed, some in turn.
+        probed = list(self._gaps)[:GAPS_PER_READ]
+        given = {"high": self._high, "rows": ROWS_PER_READ, "gaps": probed}
         rows = conn.execute(text(_READ), given).all()
         found = [row for row in rows if row.id is not None]
         ids = {row.id for row in found}
-        high = max(ids, default=self._high)
+        high = max(self._high, *ids)
         # In the snapshot of this very read all transactions below `xmin` have ended.
-        gaps = {
-            gap: bound
-            for gap, bound in self._gaps.items()
-            if gap not in ids and bound > rows[0].xmin
+        gaps = {gap: self._gaps[gap] for gap in list(self._gaps)[len(probed) :]}
+        gaps |= {
+            gap: self._gaps[gap]
+            for gap in probed
+            if gap not in ids and self._gaps[gap] > rows[0].xmin
         }
         first = max(self._high + 1, high - GAPS_AT_MOST)
         gaps |= _bounded(conn, set(range(first, high)).difference(ids))
@@ -90,7 +94,8 @@ class Changes:
         for job_id, told in running.items():
             if self._running.get(job_id) != told:
                 states.setdefault(job_id, set()).add("running")
-        more = sum(row_id > self._high for row_id in ids) == ROWS_PER_READ
+        came_late = not ids.isdisjoint(probed) and len(probed) == GAPS_PER_READ
+        more = came_late or sum(row_id > self._high for row_id in ids) == ROWS_PER_READ
         # Only now: a read that failed is made again.
         self._high, self._gaps, self._running = high, gaps, running
         return Changed({i: frozenset(s) for i, s in states.items()}, self.position, more)
