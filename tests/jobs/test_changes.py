@@ -142,28 +142,28 @@ def test_in_whatever_order_transactions_end_every_change_is_told(
     seen = begin(store)
     told: list[int] = []
     committed: set[int] = set()
-    open_: list[tuple[ExitStack, Any, list[int]]] = []
-    for step in steps:
-        if step == "open" and len(open_) < 3:
-            stack = ExitStack()
-            open_.append((stack, stack.enter_context(store.transaction(DISTRICT)), []))
-        elif step == "read":
-            told += read(store, seen)
-        elif step == "put alone":
-            committed.add(put(store))
-        elif open_ and step.startswith("put"):
-            _, conn, ids = open_[0 if step.endswith("oldest") else -1]
-            ids.append(enqueue(conn, KINDS, NewJob("test.nothing")))
-        elif open_ and step != "open":
-            stack, conn, ids = open_.pop(0 if step.endswith("oldest") else -1)
-            if step.startswith("commit"):
-                committed.update(ids)
-            else:
-                conn.get_transaction().rollback()
-            stack.close()
-    for stack, _, ids in open_:
-        stack.close()
-        committed.update(ids)
+    with ExitStack() as whatever_happens:
+        open_: list[tuple[ExitStack, Any, list[int]]] = []
+        for step in steps:
+            place = 0 if step.endswith("oldest") else -1
+            if step == "open" and len(open_) < 3:
+                stack = whatever_happens.enter_context(ExitStack())
+                open_.append((stack, stack.enter_context(store.transaction(DISTRICT)), []))
+            elif step == "read":
+                told += read(store, seen)
+            elif step == "put alone":
+                committed.add(put(store))
+            elif open_ and step.startswith("put"):
+                _, conn, ids = open_[place]
+                ids.append(enqueue(conn, KINDS, NewJob("test.nothing")))
+            elif open_ and step != "open":
+                stack, conn, ids = open_.pop(place)
+                if step.startswith("commit"):
+                    committed.update(ids)
+                else:
+                    conn.get_transaction().rollback()
+                stack.close()
+        committed.update(job_id for _, _, ids in open_ for job_id in ids)
     last = put(store)
     told += read(store, seen)
     told += read(store, seen)

@@ -77,7 +77,7 @@ class Changes:
         rows = conn.execute(text(_READ), given).all()
         found = [row for row in rows if row.id is not None]
         ids = {row.id for row in found}
-        high = max(self._high, *ids)
+        high = max({self._high, *ids})
         # In the snapshot of this very read all transactions below `xmin` have ended.
         gaps = {gap: self._gaps[gap] for gap in list(self._gaps)[len(probed) :]}
         gaps |= {
