@@ -28,6 +28,7 @@ class Count:
 
     upto: int
     word: str = ""
+    more: Any = None
 
 
 @job("test.count", queue="test", max_attempts=2)
@@ -226,6 +227,37 @@ def test_what_does_not_fit_is_refused(store: Store, new: NewJob, said: str) -> N
     with pytest.raises(InputError, match=said):
         put(store, new)
     assert stored(store) == 0
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (NewJob("test.count", {"upto": 1, "word": "a\0b"}), r"arguments\.word has a NUL"),
+        (NewJob("test.count", {"upto": 1, "more": ["x", {"a": "\0"}]}), r"more\[1\]\.a has a NUL"),
+        (NewJob("test.count", {"upto": 1, "more": {"\0": 1}}), r"a name in arguments\.more has a"),
+        (NewJob("test.count", {"upto": 1, "more": ["\ud800"]}), r"more\[0\] has half of a char"),
+        (NewJob("test.count", ONE, idempotency_key="a\0b"), "idempotency_key has a NUL"),
+        (NewJob("test.count", ONE, owner="\udfff"), "owner has half of a character"),
+        (NewJob("test.count", ONE, campus="a\0b"), "campus has a NUL"),
+        (NewJob("test.count\0", ONE), "there is no job"),
+    ],
+    ids=["word", "inside", "name", "half", "key", "owner", "campus", "kind"],
+)
+def test_what_the_database_cannot_keep_is_refused_by_name(
+    store: Store, new: NewJob, said: str
+) -> None:
+    """A NUL character or half of a character; the good job beside it is not kept either."""
+    with pytest.raises(InputError, match=said):
+        put(store, NewJob("test.count", ONE), new)
+    assert stored(store) == 0
+
+
+def test_texts_that_only_look_so_are_kept(store: Store) -> None:
+    """A backslash with digits, an emoji, every other control character."""
+    words = "a\\u0000b \\ud800 \N{GRINNING FACE} \x01 \uffff"
+    (job_id,) = put(store, NewJob("test.count", {"upto": 1, "word": words}, owner=words))
+    found = one(store, job_id)
+    assert (found.arguments["word"], found.owner) == (words, words)
 
 
 def test_two_jobs_of_one_label_are_refused(store: Store) -> None:

@@ -67,8 +67,11 @@ class Access:
         self.session_lasts_s = settings.session_hours * 3600
         self._tokens = open_tokens(settings)
 
-    async def identify(self, conn: HTTPConnection) -> Principal | None:
+    async def identify(self, conn: HTTPConnection, *, is_use: bool = True) -> Principal | None:
         """Who is asking; None if they show nothing, or a session that has ended.
+
+        `is_use` is False when a stream that goes on is looked at again: a page that stands open
+        does not keep its session awake.
 
         Raises:
             Refusal: they show something that does not hold, or a request that rides on a
@@ -80,7 +83,7 @@ class Access:
         token = session_token(conn)
         if token is None:
             return None
-        principal = await in_thread(read_session, self.store, token)
+        principal = await in_thread(read_session, self.store, token, is_use=is_use)
         if principal is not None:
             await check_request(conn, token)
         return principal

@@ -113,8 +113,11 @@ def open_session(conn: Connection, account_id: int, lasts_s: int) -> NewSession:
     return NewSession(token, _principal(account_id, *row), lasts_s)
 
 
-def read_session(store: Store, token: str) -> Principal | None:
-    """Whose session this is, or None: unknown, signed out, too old, not used for too long."""
+def read_session(store: Store, token: str, *, is_use: bool = True) -> Principal | None:
+    """Whose session this is, or None: unknown, signed out, too old, not used for too long.
+
+    `is_use` is False where nobody asks for anything: it does not keep the session awake.
+    """
     with store.transaction(Scope.district()) as conn:  # the campus is what is asked for
         row = conn.execute(
             text(
@@ -130,7 +133,7 @@ def read_session(store: Store, token: str) -> Principal | None:
         ).first()
         if row is None:
             return None
-        if row.seen_long_ago:
+        if row.seen_long_ago and is_use:
             conn.execute(
                 text(
                     "UPDATE theon.sessions SET seen_at = clock_timestamp() WHERE token_hash = :hash"

@@ -353,8 +353,16 @@ class Pulse:
         wake: Callable[[], None],
         drain: Callable[[], None],
     ) -> None:
-        """`held` takes what was handed to this worker; `describe` gives its row's columns; `drain`
-        is called when somebody asks for it.
+        """Nothing is told before `open`.
+
+        Args:
+            store: the open store.
+            runs: whose leases are renewed.
+            worker_id: of this worker.
+            held: takes what was handed to this worker.
+            describe: gives the columns of its row.
+            wake: called after each round.
+            drain: called when somebody asks this worker to drain.
         """
         self._store = store
         self._runs = runs

@@ -9,11 +9,13 @@ from graphlib import TopologicalSorter
 from math import isfinite
 from typing import Any
 
+from pydantic_core import PydanticSerializationError
 from sqlalchemy import Connection, text
 
 from theon.errors import InputError
 from theon.jobs.errors import CycleError, DependencyError
 from theon.jobs.kinds import JobKind, Kinds
+from theon.jobs.texts import check_texts
 
 CHANNEL = "theon_jobs"
 # A class of priority is worth a wait of this length: that is how priority ages, and why nothing
@@ -62,7 +64,8 @@ def enqueue(conn: Connection, kinds: Kinds, new: NewJob) -> int:
 
     Raises:
         UnknownKindError: nobody declares the kind.
-        InputError: arguments, campus, priority or key do not fit.
+        InputError: arguments, campus, priority or key do not fit, or have what no text in the
+            database can have.
         DependencyError: a job that it needs does not exist, has failed or was cancelled.
     """
     return enqueue_many(conn, kinds, [new])[0]
@@ -150,7 +153,7 @@ def _insert(
         _row(kinds[job.kind], job, job_id, campuses, sum(needed[n][1] for n in set(group)))
         for job, job_id, group in zip(jobs, ids, needs, strict=True)
     ]
-    inserted = set(conn.execute(text(_INSERT), {"rows": json.dumps(rows)}).scalars())
+    inserted = set(conn.execute(text(_INSERT), {"rows": _as_json(rows)}).scalars())
     edges = [
         {"campus_id": row["campus_id"], "job_id": row["id"], "needs_id": n,
          "needs_campus_id": needed[n][0]}
@@ -179,6 +182,11 @@ def _row(
     if job.max_attempts is not None and job.max_attempts < 1:
         raise InputError("max_attempts is at least 1", where=f"job {kind.name}")
     arguments = kind.parse(job.arguments)
+    try:
+        dumped = kind.dump(arguments)
+    except (PydanticSerializationError, UnicodeError):
+        check_texts(job.arguments, "arguments", where=f"job {kind.name}")
+        raise
     return {
         "id": job_id,
         "campus_id": campuses[job.campus],
@@ -186,7 +194,7 @@ def _row(
         "queue": kind.queue,
         "category": kind.category,
         "owner": job.owner,
-        "arguments": kind.dump(arguments),
+        "arguments": dumped,
         "size": kind.size(arguments) if kind.size else None,
         "priority": PRIORITIES[job.priority],
         "delay_s": max(0.0, job.delay_s),
@@ -198,6 +206,29 @@ def _row(
         "timeout_s": kind.timeout_s,
         "memory_mb": kind.memory_mb,
     }
+
+
+def _as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Jobs as JSON that PostgreSQL can keep.
+
+    Raises:
+        InputError: a text has a NUL character or half of one, or a number is not finite.
+    """
+    try:
+        dumped = json.dumps(rows, allow_nan=False)
+    except (ValueError, RecursionError):
+        _check(rows)
+        raise
+    # Only what may be wrong is looked at in full: most jobs are many and plain.
+    if "\\u0000" in dumped or "\\ud" in dumped:
+        _check(rows)
+    return dumped
+
+
+def _check(rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        for name in ("arguments", "owner", "idempotency_key", "size"):
+            check_texts(row[name], name, where=f"job {row['kind']}")
 
 
 _INSERT = f"""
@@ -229,6 +260,8 @@ FROM jsonb_to_recordset(CAST(:rows AS jsonb))
 
 
 def _campus_ids(conn: Connection, slugs: set[str]) -> dict[str, int]:
+    for slug in slugs:
+        check_texts(slug, "campus", where="job")
     found = conn.execute(
         text("SELECT slug, id FROM theon.campuses WHERE slug = ANY (:slugs)"),
         {"slugs": sorted(slugs)},

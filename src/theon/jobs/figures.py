@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from theon.jobs.candidates import ALIVE_S
+from theon.jobs.states import State
 from theon.store.scope import DISTRICT, Scope, set_scope
 
 WINDOW_S = 3_600.0
@@ -273,6 +274,14 @@ def look_back(conn: Connection, window_s: float = WINDOW_S) -> Window:
     # The bounds are values and no part of the statement, so that the index is read from its end.
     given = {"since": since, "now": now, "attempts": ATTEMPTS_LOOKED_AT}
     return Window(*conn.execute(text(_WINDOW), given).one())
+
+
+def depths(conn: Connection) -> dict[str, int]:
+    """How many jobs are in each state, from the counters; of every state, also of none."""
+    found = conn.execute(
+        text("SELECT state, sum(delta)::bigint FROM theon.job_counts GROUP BY state")
+    )
+    return {state.value: 0 for state in State} | {state: int(jobs) for state, jobs in found}
 
 
 def queue_figures(conn: Connection, window: Window | None = None) -> list[QueueFigures]:

@@ -149,6 +149,11 @@ class JobKind:
         return self._adapter.dump_python(self.parse(arguments), mode="json")
 
     @property
+    def schema(self) -> dict[str, Any]:
+        """The arguments as a JSON schema, for forms and other programs."""
+        return self._adapter.json_schema()
+
+    @property
     def signature(self) -> str:
         """The arguments in words: `campus: str | None = None, rebuild: bool = False`."""
         text = str(inspect.signature(self.arguments)).split(" -> ")[0]

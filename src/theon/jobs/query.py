@@ -247,6 +247,20 @@ def find_ids(
     return seen, None if len(seen) == limit or scanned_to is None else int(scanned_to)
 
 
+def matching(conn: Connection, ids: Sequence[int], chosen: JobFilter) -> set[int]:
+    """Those of a few jobs that match and that the scope sees.
+
+    Raises:
+        InputError: the scope does not see a campus of the filter.
+    """
+    found, values = conditions(conn, chosen)
+    where = " AND ".join(["j.id = ANY (:ids)", *found])
+    rows = conn.execute(
+        text(f"SELECT j.id FROM theon.jobs AS j WHERE {where}"), {**values, "ids": list(ids)}
+    )
+    return {int(job_id) for job_id in rows.scalars()}
+
+
 class _Source(NamedTuple):
     """How jobs are read in order: the parts, each by an index, and how many conditions it meets."""
 
