@@ -9,6 +9,7 @@ import uvicorn
 from theon.access.requests import Access
 from theon.access.welcome import first_link
 from theon.api.app import create_app
+from theon.api.jobs_app import add_jobs_api
 from theon.api.sign_in import add_sign_in
 from theon.background import Background
 from theon.bootstrap import Theon
@@ -32,6 +33,7 @@ def serve_pages(theon: Theon) -> None:
     add_sign_in(app, access)
     add_sign_in_pages(app)
     background = Background(theon)
+    add_jobs_api(app, theon.store, background.kinds, background.scheduler)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
     add_pages(app, theon.store)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query
 from sqlalchemy import Connection
 
+from theon.access.job_pauses import check_pause
 from theon.access.principals import Principal
+from theon.access.requests import with_refusals
 from theon.api.jobs_models import (
     Name,
     PauseOfQueue,
@@ -18,6 +20,7 @@ from theon.api.jobs_models import (
     WindowS,
 )
 from theon.api.jobs_requests import (
+    Controller,
     JobsRoom,
     Reader,
     Room,
@@ -86,14 +89,19 @@ def get_pauses(principal: Reader, room: Room) -> PausesShown:
 @router.post(
     "/pauses", summary="Pause a queue, a kind or a campus", status_code=201, response_model=Pause
 )
-def post_pause(wanted: PauseWanted, principal: Steward, room: Room) -> Pause:
-    """Nothing of it begins any more; what runs goes on. A second pause replaces the first."""
+def post_pause(wanted: PauseWanted, principal: Controller, room: Room) -> Pause:
+    """Nothing of it begins any more; what runs goes on. A second pause replaces the first.
+
+    Queues are shared by all campuses, so that they are paused by system administrators only.
+    """
+    with_refusals(check_pause, principal, wanted.subject)
     return _pause(room, principal, wanted.subject, wanted.value, wanted)
 
 
 @router.post("/pauses/resume", summary="Resume a queue, a kind or a campus", status_code=204)
-def post_resume(wanted: ResumeWanted, principal: Steward, room: Room) -> None:
+def post_resume(wanted: ResumeWanted, principal: Controller, room: Room) -> None:
     """In the campus in which it was paused; 400 if it was not."""
+    with_refusals(check_pause, principal, wanted.subject)
     with changing(room.store, principal.scope) as conn:
         admin.resume(conn, wanted.subject, wanted.value, principal.subject, campus=wanted.campus)
 

@@ -2,10 +2,19 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 
-from theon.api.jobs_models import DeadLettersShown, HealthShown, WindowS, WorkersShown
-from theon.api.jobs_requests import Overseer, Reader, Room, no_store, reading
+from theon.api.jobs_models import DeadLettersShown, HealthShown, Name, WindowS, WorkersShown
+from theon.api.jobs_requests import (
+    Overseer,
+    Reader,
+    Room,
+    Steward,
+    changing,
+    no_store,
+    reading,
+)
+from theon.jobs import admin
 from theon.jobs.figures import WINDOW_S, dead_letters, list_workers
 from theon.jobs.health import health
 
@@ -17,6 +26,20 @@ def get_workers(principal: Overseer, room: Room) -> WorkersShown:
     """The workers that were heard of in the last day; `lost` is one that is silent."""
     with reading(room.store, principal.scope) as conn:
         return WorkersShown(workers=list_workers(conn))
+
+
+@router.post("/workers/{worker_id}/drain", summary="Drain a worker", status_code=202)
+def post_drain(
+    worker_id: Annotated[Name, Path(description="id of the worker")],
+    principal: Steward,
+    room: Room,
+) -> None:
+    """It begins nothing more, lets its jobs go on for its time to drain, and ends.
+
+    It hears of it with its next heartbeat, within seconds. 400 if no such worker is at work.
+    """
+    with changing(room.store, principal.scope) as conn:
+        admin.drain_worker(conn, worker_id, principal.subject)
 
 
 @router.get("/dead-letters", summary="Group dead letters by kind and error")
