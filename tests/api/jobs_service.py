@@ -18,6 +18,7 @@ from theon.access.requests import Access
 from theon.access.roles import Role
 from theon.api.app import create_app
 from theon.api.jobs_app import add_jobs_api
+from theon.api.server import Server
 from theon.api.sign_in import add_sign_in
 from theon.jobs import ledger
 from theon.jobs.enqueue import NewJob, enqueue_many
@@ -152,9 +153,11 @@ def served(app: FastAPI) -> Iterator[str]:
     """The application on a real port; gives host and port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        # Without a set-up of its own, so that pytest sees what it logs.
+        config = uvicorn.Config(
+            app, log_config=None, log_level="warning", timeout_graceful_shutdown=5
         )
+        server = Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:

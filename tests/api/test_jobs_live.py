@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -470,6 +470,25 @@ def test_nobody_reads_the_ledger_while_nobody_listens(service: Service) -> None:
                 receive(socket)
                 assert watcher._running
             until(lambda: not watcher._running, "nobody listens any more")
+
+
+def test_a_service_that_stops_ends_its_streams(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so, instead of cutting them off when its patience ends."""
+    with ExitStack() as streams:
+        with served(service.app) as address:
+            socket = streams.enter_context(watching(service, address, service.one()))
+            events = streams.enter_context(streaming(service, address))
+            receive(socket)
+            assert events.next()[0] == "ready"
+        name, data = events.next()
+        assert (name, data["why"].startswith("the service stops")) == ("end", True)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(LIMIT_S)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code in (1001, 1012)  # ours, or the server's own
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_database_that_was_away_is_read_again(

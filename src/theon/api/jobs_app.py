@@ -54,6 +54,13 @@ def add_jobs_api(app: FastAPI, store: Store, kinds: Kinds, scheduler: Scheduler)
         app.include_router(router, responses=_PROBLEMS)
 
 
+def end_streams(app: FastAPI) -> None:
+    """End the streams of an application that stops; one without the API of jobs has none."""
+    room = getattr(app.state, "theon_jobs", None)
+    if isinstance(room, JobsRoom):
+        room.watcher.close("the service stops; come back in a moment")
+
+
 async def _name_fields(_request: Request, error: RequestValidationError) -> Response:
     """422: what is wrong, field by field."""
     faults = []

@@ -4,6 +4,7 @@ Both end when the session, key or token that opened them ends, or may do less th
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated, Any
@@ -134,10 +135,13 @@ async def _serve(socket: WebSocket, principal: Principal, listener: Listener, fi
             if told.ended:
                 ending.append((1000, "the job has ended"))
                 return
-            jobs: list[Told] = []
-            while not jobs:
-                jobs = (await listener.take(HEARTBEAT_S)).jobs
-            told = jobs[-1]
+            batch = Batch()
+            while not batch.jobs:
+                batch = await listener.take(HEARTBEAT_S)
+                if batch.over is not None:
+                    ending.append((1001, batch.over))
+                    return
+            told = batch.jobs[-1]
 
     async def watch() -> None:
         await until_over(socket, principal)
@@ -169,7 +173,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A stream of events: `job` with a job as it is now; `ready` when one may "
         "read the list, and from then on nothing is missed; `reset` when events were missed and "
-        "the list is to be read again; `end` when the caller's access ended.",
+        "the list is to be read again; `end` when the caller's access ended or the service stops.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
@@ -294,7 +298,7 @@ def _wire(batch: Batch) -> list[bytes]:
     if batch.overflow:
         found.append(format_sse_event(event="reset", data_str="{}", id=str(batch.position)))
     if batch.over is not None:
-        found.append(format_sse_event(event="end", data_str='"' + batch.over + '"'))
+        found.append(format_sse_event(event="end", data_str=json.dumps({"why": batch.over})))
     if not found:
         # Also tells proxies and clients that the stream is alive.
         found.append(format_sse_event(comment="heartbeat", id=str(batch.position)))

@@ -136,6 +136,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._starting = threading.Lock()
         self._running = False
+        self._closed: str | None = None
         self._leaving = threading.Event()
         self._position = 0
         self._owed: dict[Scope, dict[int, frozenset[str]]] = {}
@@ -151,6 +152,9 @@ class Watcher:
         """
         with self._starting:
             with self._lock:
+                if self._closed is not None:
+                    listener.end(self._closed)
+                    return self._position
                 if self._running:
                     self._listeners.add(listener)
                     return self._position
@@ -172,6 +176,14 @@ class Watcher:
             self._listeners.discard(listener)
             if not self._listeners:
                 self._leaving.set()
+
+    def close(self, why: str) -> None:
+        """End all streams, and those that are opened from now on; from any thread."""
+        with self._lock:
+            self._closed = why
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener.end(why)
 
     def _run(self, changes: Changes) -> None:
         while True:
