@@ -23,7 +23,7 @@ from theon.access.accounts import add_account
 from theon.access.requests import Access
 from theon.access.roles import Role
 from theon.api.sign_in import add_sign_in
-from theon.jobs import ledger
+from theon.jobs import admin, ledger
 from theon.jobs.enqueue import NewJob, enqueue_many
 from theon.jobs.kinds import Kinds, job
 from theon.jobs.ledger import Message, Outcome, Progress
@@ -186,6 +186,20 @@ class School:
     def completed(self, result: Any = None, **how: Any) -> int:
         job_id, message = self.running(**how)
         self.end([message], result=result, peak_memory_mb=123.0, cpu_s=4.5)
+        return job_id
+
+    def in_state(self, state: str) -> int:
+        """A job that has come to this state."""
+        if state == "running":
+            return self.running()[0]
+        if state in ("completed", "failed"):
+            return self.completed() if state == "completed" else self.failed()
+        job_id = self.put(delay_s=3600.0 if state == "scheduled" else 0.0)
+        with self.store.transaction(DISTRICT) as conn:
+            if state == "dispatched":
+                ledger.dispatch(conn, [job_id])
+            if state == "cancelled":
+                admin.cancel(conn, [job_id], "somebody")
         return job_id
 
     def states(self, *ids: int) -> list[str]:

@@ -5,10 +5,10 @@ from html import unescape
 from typing import Any
 
 import pytest
-from jobs_site import DISTRICT, KINDS, School, counts_of, previewed, rows_of
+from jobs_site import KINDS, School, counts_of, previewed, rows_of
 from sqlalchemy import event
 
-from theon.jobs import admin, ledger
+from theon.jobs import admin
 from theon.jobs.enqueue import NewJob
 from theon.jobs.search import STATES
 
@@ -189,7 +189,7 @@ def test_each_action_is_shown_before_it_is_done_whatever_the_states(
     school: School, state: str, action: str
 ) -> None:
     """Also where nothing fits; and then there is nothing to confirm."""
-    job_id = in_state(school, state)
+    job_id = school.in_state(state)
     given = {"action": action, "priority": "low", "reason": "x", "q": f"state:{state}"}
     fits = state in admin.Action(action, priority="low").states
     root = school.visitor("root")
@@ -200,20 +200,6 @@ def test_each_action_is_shown_before_it_is_done_whatever_the_states(
         assert ("Yes: " in answer.text) is fits
     changed = root.done("/jobs/do", which="ticked", id=job_id, **given)
     assert changed.startswith("1 job " if fits else "0 jobs ")
-
-
-def in_state(school: School, state: str) -> int:
-    """A job that has come to this state."""
-    if state in ("completed", "failed", "running"):
-        made = {"completed": school.completed, "failed": school.failed}
-        return made[state]() if state in made else school.running()[0]
-    job_id = school.put(delay_s=3600.0 if state == "scheduled" else 0.0)
-    with school.store.transaction(DISTRICT) as conn:
-        if state == "dispatched":
-            ledger.dispatch(conn, [job_id])
-        if state == "cancelled":
-            admin.cancel(conn, [job_id], "somebody")
-    return job_id
 
 
 @pytest.mark.parametrize(

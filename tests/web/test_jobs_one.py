@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from jobs_site import School
 
+from theon.jobs import admin
 from theon.jobs.query import Change
+from theon.jobs.search import STATES
 from theon.web.jobs_timeline import LANES_AT_MOST, timeline
 
 # -- one job -------------------------------------------------------------------------------
@@ -39,6 +41,29 @@ def test_a_page_tells_the_whole_life_of_a_job(school: School) -> None:
     assert re.search(r'<rect class="life-completed" x="997\.0"', html)
     assert "<td>root (account:1)</td><td>prioritise</td>" in html
     assert "nothing is left to do" in html
+
+
+ACTIONS = ("cancel", "retry", "discard", "prioritise")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_page_offers_what_fits_the_state(school: School, state: str) -> None:
+    job_id = school.in_state(state)
+    html = school.visitor("root").see(f"/jobs/{job_id}")
+    assert f'data-state="{state}"' in html
+    offered = {name for name in ACTIONS if f'action="/jobs/{job_id}/{name}"' in html}
+    assert offered == {
+        name for name in ACTIONS if state in admin.Action(name, priority="low").states
+    }
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed", "lost", "released", "cancelled"])
+def test_every_way_that_an_attempt_may_end_is_shown(school: School, outcome: str) -> None:
+    job_id, message = school.running()
+    school.end([message], outcome, transient=True, reason="told why")
+    html = school.visitor("root").see(f"/jobs/{job_id}")
+    assert re.search(rf'<span class="state \w*">{outcome}</span>', html)
+    assert "told why" in html
 
 
 def test_a_retry_with_other_arguments_drops_the_checkpoint(school: School) -> None:
