@@ -10,6 +10,7 @@ from theon.access.requests import Access
 from theon.access.welcome import first_link
 from theon.api.app import create_app
 from theon.api.jobs_app import add_jobs_api
+from theon.api.server import Server
 from theon.api.sign_in import add_sign_in
 from theon.background import Background
 from theon.bootstrap import Theon
@@ -45,7 +46,7 @@ def serve_pages(theon: Theon) -> None:
         )
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
     with sock, background:
-        uvicorn.Server(config).run(sockets=[sock])
+        Server(config).run(sockets=[sock])
 
 
 def _listen(host: str, port: int) -> socket.socket:
