@@ -15,7 +15,7 @@ JOBS = """
 SELECT id, kind, idempotency_key AS name, state, attempts, max_attempts, lost, max_lost, reason,
     error_kind FROM theon.jobs ORDER BY id"""
 ATTEMPTS = """
-SELECT job_id, token, worker, outcome, started_at, ended_at FROM theon.job_attempts
+SELECT job_id, token, worker, outcome, error_kind, started_at, ended_at FROM theon.job_attempts
 ORDER BY job_id, token"""
 HISTORY = """
 SELECT job_id, before, after, at, token, attempt, worker, reason FROM theon.job_history
@@ -72,7 +72,9 @@ def faults(store: Store, expected: int) -> dict[int, list[str]]:
 
 def summary(store: Store) -> str:
     """What the jobs went through, to see that the chaos was one."""
-    outcomes = Counter(row.outcome for row in read(store, ATTEMPTS))
+    outcomes = Counter(
+        f"{row.outcome} {row.error_kind or ''}".rstrip() for row in read(store, ATTEMPTS)
+    )
     jobs = read(store, JOBS)
     alone = sum(runs_alone(job.lost, job.max_lost) for job in jobs)
     begun = min(row.at for row in read(store, HISTORY))

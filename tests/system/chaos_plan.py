@@ -8,7 +8,7 @@ from theon.jobs.enqueue import NewJob
 
 CHAOS_S = 90.0
 JOBS = 600
-LAST_JOBS_S = 80.0
+LAST_JOBS_S = 75.0
 LONGER_THAN_A_LEASE_S = 34.0
 
 # How often each is done, in proportion.
