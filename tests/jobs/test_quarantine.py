@@ -94,7 +94,7 @@ class TestQuarantine:
         )
         dispatcher = Dispatcher(shop.store, kinds_for_tests.kinds(), LocalDelivery(worker))
         shop.do("UPDATE theon.jobs SET state = 'dispatched' WHERE id = :id", id=suspect)
-        until(lambda: dispatcher.tick() and shop.notes(2), "others run")
+        until(lambda: dispatcher.tick() and shop.notes(1), "others run")
         shop.do("UPDATE theon.jobs SET state = 'queued' WHERE id = :id", id=suspect)
 
         def ended() -> bool:

@@ -24,8 +24,9 @@ import psutil
 
 from theon.jobs.child import attempt_frame
 from theon.jobs.clerk import Clerk, Pulse, Run, Runs, code_is_gone
+from theon.jobs.inbox import Inbox
 from theon.jobs.kinds import Backoff, Kinds
-from theon.jobs.ledger import DISPATCH_LEASE_S, Message, Outcome
+from theon.jobs.ledger import Message, Outcome
 from theon.jobs.quarantine import Quarantine
 from theon.jobs.resources import BrokenPipeOfChildError, Child, preload
 from theon.settings import Settings
@@ -45,11 +46,7 @@ SHORT_S = 0.02
 AHEAD_S = 0.1
 AHEAD_PER_SLOT = 64
 AHEAD_WAIT_S = 2.0
-INBOX_LIMIT = 10_000
 LAST_WORDS_S = 10.0
-# Messages that come while a job runs alone, or all slots are busy, go back so long before they
-# are dropped: soon, and not at once, for they may come here again.
-KEPT_UNTIL_S = 5.5
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +95,7 @@ class Supervisor:
         self._slots = slots
         self._delivery = delivery
         self._drain_s = drain_s
-        self._inbox: deque[tuple[Message, float]] = deque()
+        self._inbox = Inbox()
         self._runs = Runs()
         self._clerk = Clerk(store, self._runs, self.worker_id, self._wake)
         self._quarantine = Quarantine(self._clerk, self._runs)
@@ -113,7 +110,6 @@ class Supervisor:
         self._waker, self._woken = socket.socketpair()
         self._asked_to_drain = threading.Event()
         self._asked_to_stop = threading.Event()
-        self._has_room = threading.Event()
         self._drain_until_s: float | None = None
         self._short_s = 1.0  # how long attempts took lately
         self._looked_s = self._measured_s = self._rest_until_s = 0.0
@@ -133,13 +129,12 @@ class Supervisor:
 
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages; returns at once. What does not begin before its lease ends is dropped."""
-        until_s = time.monotonic() + DISPATCH_LEASE_S - 0.5
-        self._inbox.extend((message, until_s) for message in messages)
+        self._inbox.put(messages)
         self._wake()
 
     def wait_for_room(self, limit_s: float) -> bool:
         """Wait until messages that come would begin soon; False if they would not in that time."""
-        return self._has_room.wait(limit_s)
+        return self._inbox.wait_for_room(limit_s)
 
     def start(self) -> None:
         """Run in a thread of its own."""
@@ -386,11 +381,10 @@ class Supervisor:
                 self._selector.modify(child.pipe, events, child)
 
     def _ask_for_more(self, now_s: float) -> None:
-        while self._inbox and (self._inbox[0][1] < now_s or len(self._inbox) > INBOX_LIMIT):
-            self._inbox.popleft()
+        self._inbox.drop_overdue(now_s)
         if self._quarantine.attend(now_s):
             self._send_on(now_s, "given back: its worker runs another job alone")
-            self._has_room.clear()
+            self._inbox.say_room(False)
             return
         ahead = 0
         if self._short_s < SHORT_S:
@@ -398,22 +392,17 @@ class Supervisor:
             ahead = min(most, math.ceil(self._slots * AHEAD_S / max(self._short_s, 1e-4)))
         room = len(self._idle) + ahead - len(self._ready) - self._clerk.beginning
         if room > 0 and self._inbox:
-            count = min(room, len(self._inbox))
-            room -= count
-            self._clerk.begin([self._inbox.popleft()[0] for _ in range(count)])
+            messages = self._inbox.take(room)
+            room -= len(messages)
+            self._clerk.begin(messages)
         if self.busy >= self._slots:
             self._send_on(now_s, "given back: no slot came free in time")
         # A slot at work finds its next job here, if jobs are short.
-        if room > 0 or len(self._inbox) < ahead:
-            self._has_room.set()
-        else:
-            self._has_room.clear()
+        self._inbox.say_room(room > 0 or len(self._inbox) < ahead)
 
     def _send_on(self, now_s: float, reason: str) -> None:
         """Give back what cannot begin soon: it is not kept from workers that have room."""
-        late: list[Message] = []
-        while self._inbox and self._inbox[0][1] - KEPT_UNTIL_S < now_s:
-            late.append(self._inbox.popleft()[0])
+        late = self._inbox.take_late(now_s)
         if late:
             self._clerk.give_back(late, reason)
 
@@ -448,7 +437,7 @@ class Supervisor:
             self.state = "draining"
         if self._asked_to_stop.is_set():
             self._drain_until_s = min(self._drain_until_s, now_s)
-        waiting = [self._inbox.popleft()[0] for _ in range(len(self._inbox))]
+        waiting = self._inbox.take(len(self._inbox))
         waiting += self._quarantine.leave()
         if waiting:
             self._clerk.give_back(waiting, "given back: the worker drains")
