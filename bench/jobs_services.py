@@ -35,9 +35,7 @@ def redis() -> Iterator[str]:
             where="bench",
             next_step="tools/services install redis",
         )
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="theon-bench-") as folder:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
         with process([program, *options, "--appendonly", "no"]):
@@ -45,6 +43,12 @@ def redis() -> Iterator[str]:
             with Redis.from_url(url) as client:
                 wait_for(lambda: _answers(client), "redis-server")
             yield url
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def _answers(client: "Redis") -> bool:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from bench import jobs_kinds
-from bench.jobs_services import SLOTS
+from bench.jobs_services import SLOTS, free_port
 from theon.cli_worker import run_worker
 from theon.jobs.supervisor import Supervisor
 from theon.settings import Settings
@@ -14,7 +14,7 @@ from theon.store.engine import Store
 def main() -> None:
     settings = Settings(
         home=Path(sys.argv[1]), redis_url=sys.argv[2], postgres_url=None, postgres_app_url=None,
-        worker_port=0,
+        worker_port=free_port(),
     )  # fmt: skip
     with Store.open(settings) as store:
         supervisor = Supervisor(

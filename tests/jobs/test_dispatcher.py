@@ -204,8 +204,7 @@ def test_a_dispatcher_that_is_frozen_in_its_turn_loses_it(
     kept = Kept()
 
     def freeze() -> None:
-        with store.transaction(DISTRICT) as frozen:
-            ledger.bound(frozen)
+        with ledger.turn(store) as frozen:
             assert _alone(frozen)
             assert Dispatcher(store, KINDS, kept).tick() == 0
             until = time.monotonic() + 30

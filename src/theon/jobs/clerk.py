@@ -219,8 +219,7 @@ class Clerk:
         if work.outcomes:
             self._end(work.outcomes)
         if work.give_back:
-            with self._store.transaction(Scope.district()) as conn:
-                ledger.bound(conn)
+            with ledger.turn(self._store) as conn:
                 for reason in {reason for _, reason in work.give_back}:
                     messages = [m for m, why in work.give_back if why == reason]
                     ledger.release_dispatched(conn, messages, reason)
@@ -233,8 +232,7 @@ class Clerk:
         # Taken before the statement: the lease cannot end sooner than counted from here.
         before_s = time.monotonic()
         try:
-            with self._store.transaction(Scope.district()) as conn:
-                ledger.bound(conn)
+            with ledger.turn(self._store) as conn:
                 attempts = ledger.start(
                     conn, messages, self._worker_id, lease_s=ledger.RUN_LEASE_S, beside=beside
                 )
@@ -289,8 +287,7 @@ class Clerk:
 
     def _end(self, pairs: list[tuple[Outcome, Run]]) -> None:
         try:
-            with self._store.transaction(Scope.district()) as conn:
-                ledger.bound(conn)
+            with ledger.turn(self._store) as conn:
                 ledger.finish(conn, [outcome for outcome, _ in pairs])
         except DBAPIError as error:
             if _may_pass(error):
@@ -415,8 +412,7 @@ class Pulse:
             self._drain()
 
     def _hold(self) -> None:
-        with self._store.transaction(Scope.district()) as conn:
-            ledger.bound(conn)
+        with ledger.turn(self._store) as conn:
             self._held.extend(ledger.hold(conn, [], self._worker_id))
 
     def _renew(self) -> None:
@@ -445,8 +441,7 @@ class Pulse:
             return
         before_s = time.monotonic()
         wait_ms = LOCK_WAIT_MS if len(runs) > 1 else LOCK_WAIT_MS // 10
-        with self._store.transaction(Scope.district()) as conn:
-            ledger.bound(conn)
+        with ledger.turn(self._store) as conn:
             conn.execute(text(f"SET LOCAL lock_timeout = {wait_ms}"))
             told = [Progress(r.message.job_id, r.message.token, *r.progress) for r in runs]
             held = ledger.renew(conn, told, lease_s=ledger.RUN_LEASE_S)

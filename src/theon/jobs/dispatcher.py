@@ -15,7 +15,6 @@ from theon.jobs.delivery import Delivery
 from theon.jobs.enqueue import CHANNEL
 from theon.jobs.kinds import Kinds
 from theon.store.engine import Store
-from theon.store.scope import Scope
 
 LONGEST_SLEEP_S = 1.0
 LONGEST_BACKOFF_S = 5.0
@@ -52,11 +51,18 @@ class Dispatcher:
             UnavailableError: the database or the broker is away. Marks that were committed
                 come back when their lease ends.
         """
-        with self._store.transaction(Scope.district()) as conn:
-            ledger.bound(conn)
-            self._look_after(conn)
-        with self._store.transaction(Scope.district()) as conn:
-            ledger.bound(conn)
+        # What was just enqueued goes first: somebody may wait for it. But nothing goes before
+        # history was read for the first time.
+        first = notified and self._learn_at_s > 0
+        handed = self._hand_out(notified=True) if first else 0
+        with ledger.turn(self._store) as conn:
+            queued = self._look_after(conn)
+        if queued or not first:
+            handed += self._hand_out(notified=notified)
+        return handed
+
+    def _hand_out(self, *, notified: bool) -> int:
+        with ledger.turn(self._store) as conn:
             marked = self._mark(conn, notified=notified)
         # After the commit: a message must never be faster than its mark.
         for (queue, together), messages in marked.items():
@@ -102,12 +108,13 @@ class Dispatcher:
         due_s = LONGEST_SLEEP_S if self._next_due_s is None else self._next_due_s
         return max(0.001, min(LONGEST_SLEEP_S, due_s))
 
-    def _look_after(self, conn: Connection) -> None:
+    def _look_after(self, conn: Connection) -> int:
+        """What time brings about; returns how many jobs it put into the queue."""
         now_s = time.monotonic()
-        ledger.promote(conn)
+        queued = ledger.promote(conn)
         self._next_due_s = ledger.next_ready_s(conn)
         if now_s >= self._care_at_s:
-            ledger.expire(conn)
+            queued += sum(ledger.expire(conn))
             _lose_silent_workers(conn)
             # While an old snapshot is held this slows down; it may take a tenth of the time.
             self._care_at_s = now_s + max(CARE_S, 10 * (time.monotonic() - now_s))
@@ -117,6 +124,7 @@ class Dispatcher:
         if now_s >= self._learn_at_s:
             self._predictor = predict.load(conn)
             self._learn_at_s = now_s + max(LEARN_S, 20 * (time.monotonic() - now_s))
+        return queued
 
     def _cost(self, kind: str) -> float:
         if kind not in self._kinds:

@@ -8,6 +8,7 @@ the order of their ids: two batches with jobs in common wait for each other and 
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from sqlalchemy import Connection, text
 from theon.jobs.enqueue import AGEING_S, CHANNEL
 from theon.jobs.errors import LostLeaseError
 from theon.jobs.policy import QUARANTINE_LOST
+from theon.store.engine import Store
+from theon.store.scope import Scope
 
 DISPATCH_LEASE_S = 8.0
 RUN_LEASE_S = 30.0
@@ -100,13 +103,13 @@ class Outcome:
     run_s: float | None = None
 
 
-def bound(conn: Connection) -> None:
-    """Let the database end this transaction when nothing comes for `IDLE_S` seconds.
+def turn(store: Store) -> AbstractContextManager[Connection]:
+    """A transaction of the machinery, which the database ends when nothing comes for `IDLE_S`.
 
     A process that is frozen in the middle of it would keep its locks, and what they keep from
     others would wait for it: the turn to hand out jobs, or the end of leases.
     """
-    conn.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S:g}s'"))
+    return store.transaction(Scope.district(), idle_limit_s=IDLE_S)
 
 
 def promote(conn: Connection, limit: int = 10_000) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import PoolResetState
 
 from theon.errors import UnavailableError
@@ -72,16 +72,18 @@ class Store:
         return cls(owner_engine, app_engine, server)
 
     @contextmanager
-    def transaction(self, scope: Scope) -> Iterator[Connection]:
+    def transaction(
+        self, scope: Scope, *, idle_limit_s: float | None = None
+    ) -> Iterator[Connection]:
         """A transaction of the application that sees the rows of `scope` and no others.
 
         Commits when the block ends, rolls back when it raises. An unknown campus as scope
-        sees nothing.
+        sees nothing. With `idle_limit_s` the database ends it when nothing comes for so long.
 
         Raises:
             UnavailableError: the database is not there, or went away inside the block.
         """
-        with self._begin(self._app, scope) as conn:
+        with self._begin(self._app, scope, idle_limit_s) as conn:
             yield conn
 
     @contextmanager
@@ -132,9 +134,11 @@ class Store:
                     conn.close()
 
     @contextmanager
-    def _begin(self, engine: Engine, scope: Scope | None) -> Iterator[Connection]:
+    def _begin(
+        self, engine: Engine, scope: Scope | None, idle_limit_s: float | None = None
+    ) -> Iterator[Connection]:
         try:
-            with self._begun(engine, scope) as conn:
+            with self._begun(engine, scope, idle_limit_s) as conn:
                 transaction = conn.get_transaction()
                 assert transaction is not None  # noqa: S101 - `_start` began it
                 with transaction:
@@ -145,21 +149,23 @@ class Store:
                 raise
             raise _gone(engine.url, error) from error
 
-    def _begun(self, engine: Engine, scope: Scope | None) -> Connection:
+    def _begun(
+        self, engine: Engine, scope: Scope | None, idle_limit_s: float | None = None
+    ) -> Connection:
         """A connection in a transaction; a dead server or connection is replaced once.
 
         Nothing was done yet, so a second attempt is safe. A pooled connection may look alive
         and not be: a killed server's children end a moment after it.
         """
         try:
-            return _start(engine, scope)
-        except OperationalError as error:
+            return _start(engine, scope, idle_limit_s)
+        except (OperationalError, InterfaceError) as error:
             if self._server is None and not error.connection_invalidated:
                 raise _unreachable(engine.url, error) from error
         if self._server is not None:
             self._server.start()  # finds it, or starts it again: same socket, same passwords
         with _reachable(engine.url):
-            return _start(engine, scope)
+            return _start(engine, scope, idle_limit_s)
 
     def close(self) -> None:
         """Close the connections; the last user of an embedded server stops it."""
@@ -180,12 +186,15 @@ class Store:
         self.close()
 
 
-def _start(engine: Engine, scope: Scope | None) -> Connection:
+def _start(engine: Engine, scope: Scope | None, idle_limit_s: float | None) -> Connection:
     conn = engine.connect()
     try:
         conn.begin()
-        if scope is not None:
-            set_scope(conn, scope)
+        # The first statement also shows whether a pooled connection still has its server.
+        if scope is None:
+            conn.execute(text("SELECT 1"))
+        else:
+            set_scope(conn, scope, idle_limit_s=idle_limit_s)
     except BaseException:
         conn.close()
         raise
@@ -208,7 +217,6 @@ def _engine(url: URL, options: str, *, pool_size: int) -> Engine:
         url,
         pool_size=pool_size,
         max_overflow=4,
-        pool_pre_ping=True,
         pool_reset_on_return=None,  # `_leave_nothing` does it
         connect_args={
             "connect_timeout": CONNECT_LIMIT_S,
@@ -246,7 +254,7 @@ def _reachable(url: URL) -> Iterator[None]:
         raise _unreachable(url, error) from error
 
 
-def _unreachable(url: URL, error: OperationalError) -> UnavailableError:
+def _unreachable(url: URL, error: DBAPIError) -> UnavailableError:
     return UnavailableError(
         f"the database cannot be reached: {str(error.orig or error).strip()}",
         where=place(url),

@@ -27,9 +27,21 @@ class Scope:
         return cls(DISTRICT)
 
 
-def set_scope(conn: Connection, scope: Scope) -> None:
-    """Give the current transaction, and it alone, this scope."""
-    conn.execute(text("SELECT set_config('theon.scope', :campus, true)"), {"campus": scope.campus})
+def set_scope(conn: Connection, scope: Scope, *, idle_limit_s: float | None = None) -> None:
+    """Give the current transaction, and it alone, this scope.
+
+    With `idle_limit_s` the database ends it when nothing comes for so long.
+    """
+    settings = {"theon.scope": scope.campus}
+    if idle_limit_s is not None:
+        settings["idle_in_transaction_session_timeout"] = f"{1000 * idle_limit_s:.0f}ms"
+    conn.execute(
+        text(
+            "SELECT set_config(k, v, true) FROM unnest(CAST(:keys AS text[]),"
+            " CAST(:given AS text[])) AS s (k, v)"
+        ),
+        {"keys": list(settings), "given": list(settings.values())},
+    )
 
 
 def protect(conn: Connection, table: str, column: str = "campus_id") -> None:
