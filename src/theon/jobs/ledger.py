@@ -339,7 +339,8 @@ def finish(conn: Connection, outcomes: Sequence[Outcome]) -> dict[int, str]:
 # or given back is not the job's fault and is taken off again.
 _FINISH = f"""
 WITH given AS (
-    SELECT o.*, j.worker, j.cancel_asked, j.started_at, j.ready_at AS was_ready_at, j.attempts AS attempt,
+    SELECT o.*, j.worker, j.cancel_asked, j.started_at, j.ready_at AS was_ready_at,
+        j.attempts AS attempt,
         CASE
             WHEN o.outcome = 'completed' THEN 'completed'
             WHEN j.cancel_asked OR o.outcome = 'cancelled' THEN 'cancelled'
