@@ -69,6 +69,17 @@ def test_jobs_that_run_alone_are_not_begun_beside_others(store: Store) -> None:
     assert begun == set(ids) - expected
 
 
+@pytest.mark.parametrize("outcome", ["completed", "failed", "lost", "released"])
+def test_an_attempt_is_kept_with_its_worker_whatever_became_of_its_job(
+    store: Store, outcome: str
+) -> None:
+    (attempt,) = begin(store, put(store, 1))
+    with store.transaction(DISTRICT) as conn:
+        ledger.finish(conn, [Outcome(attempt.job_id, attempt.token, outcome)])
+        kept = conn.execute(text("SELECT worker, outcome FROM theon.job_attempts")).all()
+    assert kept == [("w", outcome)]
+
+
 def test_threads_on_the_same_jobs_complete_each_once(store: Store) -> None:
     """All dispatch, start, renew and finish the same ids in any order: no deadlock, none twice."""
     ids = put(store, 200)

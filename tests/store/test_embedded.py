@@ -232,6 +232,36 @@ def test_a_recovery_of_more_than_ten_seconds_is_waited_for(
         assert started == [server_process(home)]
 
 
+def test_who_is_frozen_while_the_server_recovers_keeps_nobody_out(
+    home: Path, home_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not from starting another one, when the one that recovered was killed as well."""
+    goes_on = threading.Event()
+    waits = threading.Event()
+    wait_until_ready = EmbeddedServer._wait_until_ready
+
+    def frozen(server: EmbeddedServer, running: postmaster.Postmaster) -> Path:
+        waits.set()
+        assert goes_on.wait(60)
+        return wait_until_ready(server, running)
+
+    with Store.open(home_settings) as store:
+        slow = EmbeddedServer(home)
+        monkeypatch.setattr(slow, "_wait_until_ready", lambda running: frozen(slow, running))
+        kill_server(home)
+        starter = threading.Thread(target=slow.start)
+        starter.start()
+        try:
+            assert waits.wait(60)
+            kill_server(home)
+            assert slugs(store) == ["district"]
+        finally:
+            goes_on.set()
+            starter.join()
+            slow.release()
+        assert slugs(store) == ["district"]
+
+
 def test_a_server_that_cannot_start_says_why(home: Path, home_settings: Settings) -> None:
     """The message carries the end of the server's log and where the log is."""
     Store.open(home_settings).close()

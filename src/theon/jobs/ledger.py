@@ -345,7 +345,8 @@ def finish(conn: Connection, outcomes: Sequence[Outcome]) -> dict[int, str]:
 # or given back is not the job's fault and is taken off again.
 _FINISH = f"""
 WITH given AS (
-    SELECT o.*, j.cancel_asked, j.started_at, j.ready_at AS was_ready_at, j.attempts AS attempt,
+    SELECT o.*, j.worker, j.cancel_asked, j.started_at, j.ready_at AS was_ready_at,
+        j.attempts AS attempt,
         CASE
             WHEN o.outcome = 'completed' THEN 'completed'
             WHEN j.cancel_asked OR o.outcome = 'cancelled' THEN 'cancelled'
@@ -377,7 +378,7 @@ WITH given AS (
         error = g.error, error_kind = g.error_kind, stack = g.stack,
         peak_memory_mb = g.peak_memory_mb, cpu_s = g.cpu_s
     FROM given AS g WHERE j.id = g.job_id AND j.token = g.token AND j.state = 'running'
-    RETURNING j.id, j.state, j.campus_id, j.kind, j.size, j.worker, g.token, g.attempt,
+    RETURNING j.id, j.state, j.campus_id, j.kind, j.size, g.worker, g.token, g.attempt,
         g.started_at, g.was_ready_at, g.outcome, g.error, g.error_kind, g.stack,
         g.peak_memory_mb, g.cpu_s, g.run_s
 ), kept AS (

@@ -110,10 +110,15 @@ class EmbeddedServer:
                 fcntl.flock(in_use, fcntl.LOCK_SH)
                 self._in_use = in_use
                 atexit.register(self.release)
-            socket_dir = self._running_server()
+            running = self._running_server()
+        # Not under the lock: a process that is frozen while the server recovers would keep the
+        # others out, also when that server is killed and another is to be started.
+        socket_dir = self._wait_until_ready(running)
+        owner = self._url(socket_dir, OWNER, DATABASE, "postgres-owner")
+        if why_no_login(owner) is not None:
             superuser = self._url(socket_dir, "postgres", "postgres", "postgres-superuser")
-            owner = self._url(socket_dir, OWNER, DATABASE, "postgres-owner")
-            _ensure_owner(superuser, owner)
+            with self._start_lock():
+                _ensure_owner(superuser, owner)
         return owner
 
     def release(self) -> None:
@@ -158,16 +163,27 @@ class EmbeddedServer:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _running_server(self) -> Path:
-        """The socket folder of the server that answers, started if need be (under the lock)."""
+    def _running_server(self) -> postmaster.Postmaster:
+        """The server, started if need be; it may not be ready yet (under the lock)."""
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
         for started in self._started:
             started.poll()  # a killed server that nobody has waited for still looks alive
         running = postmaster.find(self.data)
-        if running is None:
-            postmaster.clear_stale(self.data)
-            running = self._spawn()
+        if running is not None:
+            return running
+        postmaster.clear_stale(self.data)
+        running = self._spawn()
+        deadline = time.monotonic() + START_LIMIT_S
+        # Until the others can see it.
+        while postmaster.find(self.data) is None and postmaster.alive(running.process):
+            if time.monotonic() > deadline:
+                raise self._failed(f"PostgreSQL did not begin within {START_LIMIT_S} seconds")
+            time.sleep(0.01)
+        return running
+
+    def _wait_until_ready(self, running: postmaster.Postmaster) -> Path:
+        """The socket folder of the server, once it answers."""
         deadline = time.monotonic() + START_LIMIT_S
         while True:
             state = postmaster.find(self.data)
