@@ -133,7 +133,11 @@ def ours_jobs_celery(count: int) -> Result:
 
 def theirs_jobs_celery(count: int) -> Result:
     """Publish, and wait for the last: its queue is first in, first out."""
-    with redis() as url, bare_celery_worker(url), Redis.from_url(url) as client:
+    with (
+        redis() as url,
+        bare_celery_worker(url),
+        Redis.from_url(url, socket_timeout=None) as client,
+    ):
         app = jobs_kinds.bare_celery(url)
         tasks = app.tasks
         with app.producer_pool.acquire(block=True) as producer:

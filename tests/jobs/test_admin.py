@@ -15,7 +15,7 @@ from tests.jobs import kinds_for_tests
 from tests.jobs.conftest import Shop, alive, until
 
 from theon.errors import InputError
-from theon.jobs import admin, candidates, ledger, moves
+from theon.jobs import admin, ledger, moves, situation
 from theon.jobs.admin import Action
 from theon.jobs.enqueue import AGEING_S, NewJob, enqueue_many
 from theon.jobs.errors import DependencyError, UnknownKindError
@@ -353,7 +353,7 @@ def test_an_action_that_cannot_be_is_refused() -> None:
 
 
 def paused(store: Store) -> dict[str, frozenset[tuple[str, str]]]:
-    return dict(do(store, candidates.limits, KINDS).paused)
+    return dict(do(store, situation.read, KINDS).limits.paused)
 
 
 def test_a_pause_is_what_the_dispatcher_reads(store: Store) -> None:

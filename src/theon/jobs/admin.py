@@ -14,13 +14,13 @@ from sqlalchemy import Connection, text
 from theon.errors import InputError
 from theon.jobs import moves
 from theon.jobs.audit import write_audit
-from theon.jobs.candidates import ALIVE_S
 from theon.jobs.context import clean
 from theon.jobs.errors import DependencyError
 from theon.jobs.kinds import Kinds
 from theon.jobs.moves import Done
 from theon.jobs.query import FIRST_ID_AFTER_ALL, NoSuchJobError, find_ids
 from theon.jobs.search import JobFilter
+from theon.jobs.situation import ALIVE_S
 from theon.store.engine import Store
 from theon.store.scope import Scope
 

@@ -1,28 +1,26 @@
-"""What the policy looks at, read from the ledger at a cost that does not grow with the queue."""
+"""The jobs that the policy chooses from, at a cost that does not grow with the queue."""
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
-from math import ceil
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from sqlalchemy import Connection, text
 
-from theon.jobs import ledger
 from theon.jobs.kinds import JobKind, Kinds
-from theon.jobs.policy import Candidate, Cap, Limits, Running, Worker
+from theon.jobs.policy import Candidate
 from theon.jobs.predict import Predictor, slot_cost
 
-BUFFER = 4_000
+BUFFER = 2_000
+LEAST_EACH = 8
 PARTITIONS_PER_READ = 500
 RESTART_S = 1.0
-ALIVE_S = 15.0
 IDLE_PARTITION = ("", 0, "")
 
 Partition = tuple[str, int, str]  # queue, campus_id, owner
 Place = tuple[float, int]  # rank_at as seconds since the epoch, id
 
 # One step of the index for each partition, however long the partitions are.
-_PARTITIONS = """
+_PARTS = """
 WITH RECURSIVE parts AS (
     (SELECT queue, campus_id, owner, 1 AS n FROM theon.jobs
      WHERE state = 'queued' AND (queue, campus_id, owner) > (:queue, :campus_id, :owner)
@@ -33,12 +31,23 @@ WITH RECURSIVE parts AS (
         AND (queue, campus_id, owner) > (p.queue, p.campus_id, p.owner)
         ORDER BY queue, campus_id, owner LIMIT 1) AS j
     WHERE p.n < :limit
-) SELECT queue, campus_id, owner FROM parts"""
+)"""
+_PARTITIONS = text(f"{_PARTS} SELECT queue, campus_id, owner FROM parts")
 
-_FIRST = """
+_COLUMNS = """
 SELECT p.queue, p.campus_id, p.owner, j.id, j.kind, c.slug, extract(epoch FROM j.rank_at),
     j.priority, extract(epoch FROM j.deadline_at), j.lost, j.max_lost,
-    extract(epoch FROM j.ready_at), j.size, j.timeout_s, j.memory_mb
+    extract(epoch FROM j.ready_at), j.size, j.timeout_s, j.memory_mb"""
+# All partitions from their beginnings.
+_FRESH = text(f"""{_PARTS} {_COLUMNS}
+FROM parts AS p JOIN theon.campuses AS c ON c.id = p.campus_id
+CROSS JOIN LATERAL (
+    SELECT * FROM theon.jobs AS j WHERE j.state = 'queued' AND j.queue = p.queue
+    AND j.campus_id = p.campus_id AND j.owner = p.owner ORDER BY j.rank_at, j.id
+    LIMIT greatest(:least, :buffer / (SELECT count(*) FROM parts))) AS j
+ORDER BY p.n, j.rank_at, j.id""")
+# Each of some partitions from its place.
+_FIRST = text(f"""{_COLUMNS}
 FROM unnest(CAST(:queues AS text[]), CAST(:campuses AS int[]), CAST(:owners AS text[]),
     CAST(:ranks AS float8[]), CAST(:ids AS bigint[])) AS p (queue, campus_id, owner, rank_s, id)
 JOIN theon.campuses AS c ON c.id = p.campus_id
@@ -46,7 +55,7 @@ CROSS JOIN LATERAL (
     SELECT * FROM theon.jobs AS j WHERE j.state = 'queued' AND j.queue = p.queue
     AND j.campus_id = p.campus_id AND j.owner = p.owner
     AND (j.rank_at, j.id) > (to_timestamp(p.rank_s), p.id)
-    ORDER BY j.rank_at, j.id LIMIT :each) AS j"""
+    ORDER BY j.rank_at, j.id LIMIT :each) AS j""")
 
 
 class Candidates:
@@ -89,21 +98,41 @@ class Candidates:
             line[:] = [c for c in line if c.job_id not in ids]
 
     def _read(self, conn: Connection, predictor: Predictor) -> None:
+        if self._after == IDLE_PARTITION and not self._places:
+            self._read_fresh(conn, predictor)
+            return
         parts = self._next_partitions(conn)
         if not parts:
             return
         places = [self._places.get(part, (float("-inf"), 0)) for part in parts]
         found = conn.execute(
-            text(_FIRST),
+            _FIRST,
             {
                 "queues": [p[0] for p in parts],
                 "campuses": [p[1] for p in parts],
                 "owners": [p[2] for p in parts],
                 "ranks": [place[0] for place in places],
                 "ids": [place[1] for place in places],
-                "each": max(8, BUFFER // len(parts)),
+                "each": max(LEAST_EACH, BUFFER // len(parts)),
             },
         )
+        self._keep(found, predictor)
+
+    def _read_fresh(self, conn: Connection, predictor: Predictor) -> None:
+        """The usual case in one statement: few partitions, nothing read of them yet."""
+        found = conn.execute(
+            _FRESH,
+            {
+                "queue": IDLE_PARTITION[0], "campus_id": IDLE_PARTITION[1],
+                "owner": IDLE_PARTITION[2], "limit": PARTITIONS_PER_READ,
+                "least": LEAST_EACH, "buffer": BUFFER,
+            },
+        )  # fmt: skip
+        self._keep(found, predictor)
+        if len(self._places) == PARTITIONS_PER_READ:
+            self._after = next(reversed(self._places))
+
+    def _keep(self, found: Iterable[Any], predictor: Predictor) -> None:
         for queue, campus_id, owner, job_id, kind, slug, rank_s, *rest in found:
             priority, deadline_s, lost, max_lost, ready_s, size, timeout_s, memory_mb = rest
             part: Partition = (queue, campus_id, owner)
@@ -125,7 +154,7 @@ class Candidates:
         found: list[Partition] = []
         for start in dict.fromkeys((after, IDLE_PARTITION)):
             rows = conn.execute(
-                text(_PARTITIONS),
+                _PARTITIONS,
                 {
                     "queue": start[0], "campus_id": start[1], "owner": start[2],
                     "limit": PARTITIONS_PER_READ,
@@ -146,124 +175,3 @@ def _nameless(kind: str, timeout_s: float, memory_mb: int) -> JobKind:
 
 def _gone(_ctx: object, _arguments: object) -> None:
     """The function of a kind whose code is gone; no worker calls it."""
-
-
-Dispatched = Mapping[tuple[str, str], int]  # (queue, kind) to jobs
-
-
-def running(conn: Connection, kinds: Kinds) -> tuple[Running, Dispatched]:
-    """What is at work and what began of late; and what is on its way to any worker."""
-    by_kind: Counter[str] = Counter()
-    by_kind_owner: Counter[tuple[str, str]] = Counter()
-    by_partition: Counter[tuple[str, str]] = Counter()
-    dispatched: Counter[tuple[str, str]] = Counter()
-    found = conn.execute(
-        text(
-            "SELECT j.kind, c.slug, j.owner, j.queue, j.worker IS NULL, count(*)"
-            " FROM theon.jobs AS j JOIN theon.campuses AS c ON c.id = j.campus_id"
-            " WHERE j.state IN ('dispatched', 'running') GROUP BY 1, 2, 3, 4, 5"
-        )
-    )
-    for kind, slug, owner, queue, for_any_worker, count in found:
-        by_kind[kind] += count
-        by_kind_owner[(kind, owner)] += count
-        by_partition[(slug, owner)] += count
-        if for_any_worker:
-            dispatched[(queue, kind)] += count
-    begun: Counter[str] = Counter()
-    limited = [kind.name for kind in kinds.values() if kind.per_minute is not None]
-    if limited:
-        rows = conn.execute(
-            text(
-                "SELECT kind, sum(n) FROM ("
-                " SELECT kind, count(*) AS n FROM theon.job_attempts WHERE kind = ANY (:kinds)"
-                "  AND ended_at > clock_timestamp() - interval '1 minute'"
-                "  AND started_at > clock_timestamp() - interval '1 minute' GROUP BY kind"
-                " UNION ALL SELECT kind, count(*) FROM theon.jobs WHERE kind = ANY (:kinds)"
-                "  AND (state = 'dispatched' OR state = 'running'"
-                "   AND started_at > clock_timestamp() - interval '1 minute') GROUP BY kind"
-                ") AS both_places GROUP BY kind"
-            ),
-            {"kinds": limited},
-        )
-        begun.update({kind: int(count) for kind, count in rows})
-    return Running(by_kind, by_kind_owner, by_partition, begun), dict(dispatched)
-
-
-def limits(conn: Connection, kinds: Kinds) -> Limits:
-    """The caps of the kinds and what is paused; a pause holds for a campus and all below it."""
-    paused: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    found = conn.execute(
-        text(
-            "WITH RECURSIVE reach AS ("
-            " SELECT campus_id AS id, subject, value FROM theon.job_pauses"
-            "  WHERE subject <> 'campus' AND (until IS NULL OR until > clock_timestamp())"
-            " UNION SELECT c.id, subject, value FROM theon.job_pauses JOIN theon.campuses AS c"
-            "  ON c.slug = value WHERE subject = 'campus'"
-            "  AND (until IS NULL OR until > clock_timestamp())"
-            " UNION SELECT c.id, r.subject, CASE r.subject WHEN 'campus' THEN c.slug"
-            "  ELSE r.value END FROM theon.campuses AS c JOIN reach AS r ON c.parent_id = r.id"
-            ") SELECT c.slug, r.subject, r.value FROM reach AS r JOIN theon.campuses AS c"
-            "  ON c.id = r.id"
-        )
-    )
-    for slug, subject, value in found:
-        paused[slug].add((subject, value))
-    caps = {
-        kind.name: Cap(kind.at_once, kind.at_once_per_owner, kind.per_minute)
-        for kind in kinds.values()
-        if (kind.at_once, kind.at_once_per_owner, kind.per_minute) != (None, None, None)
-    }
-    return Limits(caps, {slug: frozenset(things) for slug, things in paused.items()})
-
-
-def workers(
-    conn: Connection, dispatched: Dispatched, cost: Callable[[str], float] = lambda _kind: 1.0
-) -> list[Worker]:
-    """The live workers, each with the room that running and dispatched jobs leave it.
-
-    `cost` gives, for a kind, the share of a slot that one of its jobs takes up.
-    """
-    found = conn.execute(
-        text(
-            # The ledger knows what runs; a heartbeat tells it two seconds late.
-            "SELECT w.id, queues, slots, (SELECT jsonb_object_agg(kind, n) FROM ("
-            "  SELECT j.kind, count(*) AS n FROM theon.jobs AS j"
-            "  WHERE j.state = 'running' AND j.worker = w.id GROUP BY j.kind) AS r),"
-            " memory_free_mb, EXISTS (SELECT FROM theon.jobs AS j"
-            "  WHERE j.state IN ('dispatched', 'running') AND j.worker = w.id"
-            f"  AND {ledger.ALONE}),"
-            " extract(epoch FROM clock_timestamp() - heartbeat_at) FROM theon.job_workers AS w"
-            " WHERE state = 'running' AND heartbeat_at > clock_timestamp()"
-            "  - make_interval(secs => :alive_s) ORDER BY id"
-        ),
-        {"alive_s": ALIVE_S},
-    ).all()
-    left: defaultdict[str, float] = defaultdict(float)
-    jobs: Counter[str] = Counter()
-    for (queue, kind), count in dispatched.items():
-        left[queue] += count * cost(kind)
-        jobs[queue] += count
-    live = []
-    for worker_id, queues, slots, kinds_there, memory_mb, closed, silent_s in found:
-        at_work = kinds_there or {}
-        taken_up = sum(count * cost(kind) for kind, count in at_work.items())
-        room = 0.0 if closed else max(0.0, slots - taken_up)
-        running_there = sum(at_work.values())
-        pending = 0
-        for queue in queues:
-            # Nobody knows which worker gets a message: it counts where there is room first.
-            taken = min(left[queue], room)
-            if taken > 0:
-                share = ceil(jobs[queue] * taken / left[queue])
-                pending += share
-                jobs[queue] -= share
-                left[queue] -= taken
-                room -= taken
-        live.append(
-            Worker(
-                worker_id, frozenset(queues), room, running_there + pending, memory_mb,
-                running_there, closed, float(silent_s),
-            )
-        )  # fmt: skip
-    return live

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from theon.errors import TheonError
-from theon.jobs import candidates, ledger, policy, predict
+from theon.jobs import candidates, ledger, policy, predict, situation
 from theon.jobs.delivery import Delivery
 from theon.jobs.enqueue import CHANNEL
 from theon.jobs.kinds import Kinds
@@ -55,14 +55,14 @@ class Dispatcher:
         # history was read for the first time.
         first = notified and self._learn_at_s > 0
         handed = self._hand_out(notified=True) if first else 0
-        with ledger.turn(self._store) as conn:
+        with ledger.turn(self._store, durable=False) as conn:
             queued = self._look_after(conn)
         if queued or not first:
             handed += self._hand_out(notified=notified)
         return handed
 
     def _hand_out(self, *, notified: bool) -> int:
-        with ledger.turn(self._store) as conn:
+        with ledger.turn(self._store, durable=False) as conn:
             marked = self._mark(conn, notified=notified)
         # After the commit: a message must never be faster than its mark.
         for (queue, together), messages in marked.items():
@@ -135,17 +135,16 @@ class Dispatcher:
         # Before anything is counted: two that count at the same time would fill the same room.
         if not _alone(conn):
             return {}
-        at_work, dispatched = candidates.running(conn, self._kinds)
-        live = candidates.workers(conn, dispatched, self._cost)
+        now = situation.read(conn, self._kinds, self._cost)
+        live = now.workers
         room = sum(worker.room for worker in live)
         if room <= 0:
             return {}
-        limits = candidates.limits(conn, self._kinds)
         # Enough for a choice, and enough to fill the room with jobs as short as those of late.
         wanted = min(candidates.BUFFER, ceil(4 * room + room / self._usual_cost) + 64)
         found = self._buffer.first(conn, wanted, self._predictor, notified=notified)
         now_s = time.time()
-        choice = policy.choose(found, at_work, limits, live, now_s)
+        choice = policy.choose(found, now.running, now.limits, live, now_s)
         if not choice.chosen:
             return {}
         costs = {candidate.job_id: candidate.cost for candidate in found}
@@ -189,7 +188,7 @@ def _lose_silent_workers(conn: Connection) -> None:
             "UPDATE theon.job_workers SET state = 'lost' WHERE state IN ('running', 'draining')"
             " AND heartbeat_at < clock_timestamp() - make_interval(secs => :alive_s)"
         ),
-        {"alive_s": candidates.ALIVE_S},
+        {"alive_s": situation.ALIVE_S},
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from theon.jobs.candidates import ALIVE_S
+from theon.jobs.situation import ALIVE_S
 from theon.jobs.states import State
 from theon.store.scope import DISTRICT, Scope, set_scope
 

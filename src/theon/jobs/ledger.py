@@ -103,13 +103,20 @@ class Outcome:
     run_s: float | None = None
 
 
-def turn(store: Store) -> AbstractContextManager[Connection]:
+def turn(store: Store, *, durable: bool = True) -> AbstractContextManager[Connection]:
     """A transaction of the machinery, which the database ends when nothing comes for `IDLE_S`.
 
     A process that is frozen in the middle of it would keep its locks, and what they keep from
     others would wait for it: the turn to hand out jobs, or the end of leases.
+
+    One that is not durable does not wait for the disk, and may be forgotten if the database dies
+    within a second. That suits a mark of a dispatch: a start, which is durable, makes the marks
+    before it so, and one that was forgotten is made again under the same token, which begins once.
     """
-    return store.transaction(Scope.district(), idle_limit_s=IDLE_S)
+    settings = {"idle_in_transaction_session_timeout": f"{1000 * IDLE_S:.0f}ms"}
+    if not durable:
+        settings["synchronous_commit"] = "off"
+    return store.transaction(Scope.district(), settings)
 
 
 def promote(conn: Connection, limit: int = 10_000) -> int:

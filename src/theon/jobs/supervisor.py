@@ -32,7 +32,7 @@ from theon.jobs.resources import BrokenPipeOfChildError, Child, preload
 from theon.settings import Settings
 from theon.store.engine import Store
 
-ATTEMPTS_PER_CHILD = 500
+ATTEMPTS_PER_CHILD = 5000
 KEPT_MB = 96.0
 KILL_AFTER_S = 1.0  # from SIGTERM to SIGKILL
 LOOK_EVERY_S = 0.2

@@ -4,7 +4,7 @@ import time
 
 from sqlalchemy import Connection, text
 
-from theon.jobs import candidates, policy
+from theon.jobs import policy, situation
 from theon.jobs.kinds import Kinds
 
 _JOB = """
@@ -31,7 +31,7 @@ def why_waiting(conn: Connection, job_id: int, kinds: Kinds) -> str:
                 return f"it needs a job that is not completed{which}"
             return f"it needs {job.waits_for} jobs that are not completed{which}"
         return f"its time comes at {job.due} UTC ({job.reason})"
-    at_work, dispatched = candidates.running(conn, kinds)
+    now = situation.read(conn, kinds)
     choice = policy.choose(
         [
             policy.Candidate(
@@ -44,9 +44,9 @@ def why_waiting(conn: Connection, job_id: int, kinds: Kinds) -> str:
                 max_lost=job.max_lost,
             )
         ],
-        at_work,
-        candidates.limits(conn, kinds),
-        candidates.workers(conn, dispatched),
+        now.running,
+        now.limits,
+        now.workers,
         time.time(),
     )
     return choice.waiting.get(job_id, "it may run now; others have their turn before it")

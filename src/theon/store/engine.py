@@ -2,9 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import psycopg
@@ -20,6 +20,8 @@ from theon.store.schema import prepare
 from theon.store.scope import Scope, set_scope
 from theon.store.secrets import make_secret
 from theon.store.urls import CONNECT_LIMIT_S, place, read_url
+
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Store:
@@ -73,17 +75,17 @@ class Store:
 
     @contextmanager
     def transaction(
-        self, scope: Scope, *, idle_limit_s: float | None = None
+        self, scope: Scope, settings: Mapping[str, str] = NO_SETTINGS
     ) -> Iterator[Connection]:
         """A transaction of the application that sees the rows of `scope` and no others.
 
         Commits when the block ends, rolls back when it raises. An unknown campus as scope
-        sees nothing. With `idle_limit_s` the database ends it when nothing comes for so long.
+        sees nothing. `settings` are PostgreSQL's, for this transaction.
 
         Raises:
             UnavailableError: the database is not there, or went away inside the block.
         """
-        with self._begin(self._app, scope, idle_limit_s) as conn:
+        with self._begin(self._app, scope, settings) as conn:
             yield conn
 
     @contextmanager
@@ -135,10 +137,10 @@ class Store:
 
     @contextmanager
     def _begin(
-        self, engine: Engine, scope: Scope | None, idle_limit_s: float | None = None
+        self, engine: Engine, scope: Scope | None, settings: Mapping[str, str] = NO_SETTINGS
     ) -> Iterator[Connection]:
         try:
-            with self._begun(engine, scope, idle_limit_s) as conn:
+            with self._begun(engine, scope, settings) as conn:
                 transaction = conn.get_transaction()
                 assert transaction is not None  # noqa: S101 - `_start` began it
                 with transaction:
@@ -150,7 +152,7 @@ class Store:
             raise _gone(engine.url, error) from error
 
     def _begun(
-        self, engine: Engine, scope: Scope | None, idle_limit_s: float | None = None
+        self, engine: Engine, scope: Scope | None, settings: Mapping[str, str] = NO_SETTINGS
     ) -> Connection:
         """A connection in a transaction; a dead server or connection is replaced once.
 
@@ -158,14 +160,14 @@ class Store:
         and not be: a killed server's children end a moment after it.
         """
         try:
-            return _start(engine, scope, idle_limit_s)
+            return _start(engine, scope, settings)
         except (OperationalError, InterfaceError) as error:
             if self._server is None and not error.connection_invalidated:
                 raise _unreachable(engine.url, error) from error
         if self._server is not None:
             self._server.start()  # finds it, or starts it again: same socket, same passwords
         with _reachable(engine.url):
-            return _start(engine, scope, idle_limit_s)
+            return _start(engine, scope, settings)
 
     def close(self) -> None:
         """Close the connections; the last user of an embedded server stops it."""
@@ -186,7 +188,7 @@ class Store:
         self.close()
 
 
-def _start(engine: Engine, scope: Scope | None, idle_limit_s: float | None) -> Connection:
+def _start(engine: Engine, scope: Scope | None, settings: Mapping[str, str]) -> Connection:
     conn = engine.connect()
     try:
         conn.begin()
@@ -194,7 +196,7 @@ def _start(engine: Engine, scope: Scope | None, idle_limit_s: float | None) -> C
         if scope is None:
             conn.execute(text("SELECT 1"))
         else:
-            set_scope(conn, scope, idle_limit_s=idle_limit_s)
+            set_scope(conn, scope, settings)
     except BaseException:
         conn.close()
         raise

@@ -5,10 +5,13 @@ ids that makes visible: this campus and all below it in the tree. Every table wi
 column has a policy on that column, made by `protect`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 
 from psycopg import sql
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from theon.errors import InputError
 
@@ -27,21 +30,21 @@ class Scope:
         return cls(DISTRICT)
 
 
-def set_scope(conn: Connection, scope: Scope, *, idle_limit_s: float | None = None) -> None:
-    """Give the current transaction, and it alone, this scope.
+def set_scope(
+    conn: Connection, scope: Scope, settings: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Give the current transaction, and it alone, this scope and settings of PostgreSQL's."""
+    given = {"theon.scope": scope.campus, **settings}
+    values: dict[str, str] = {}
+    for number, (name, value) in enumerate(given.items()):
+        values |= {f"n{number}": name, f"v{number}": value}
+    conn.execute(_setting(len(given)), values)
 
-    With `idle_limit_s` the database ends it when nothing comes for so long.
-    """
-    settings = {"theon.scope": scope.campus}
-    if idle_limit_s is not None:
-        settings["idle_in_transaction_session_timeout"] = f"{1000 * idle_limit_s:.0f}ms"
-    conn.execute(
-        text(
-            "SELECT set_config(k, v, true) FROM unnest(CAST(:keys AS text[]),"
-            " CAST(:given AS text[])) AS s (k, v)"
-        ),
-        {"keys": list(settings), "given": list(settings.values())},
-    )
+
+@cache
+def _setting(count: int) -> TextClause:
+    calls = (f"set_config(:n{number}, :v{number}, true)" for number in range(count))
+    return text(f"SELECT {', '.join(calls)}")
 
 
 def protect(conn: Connection, table: str, column: str = "campus_id") -> None:
