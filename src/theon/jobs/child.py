@@ -20,7 +20,6 @@ import threading
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -200,7 +199,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 def attempt_frame(attempt: Attempt) -> bytes:
     """The message that gives a child an attempt."""
-    return json.dumps(asdict(attempt)).encode()
+    return json.dumps(vars(attempt)).encode()
 
 
 def _peak_mb() -> float:

@@ -18,6 +18,7 @@ from theon.store.engine import Store
 
 LONGEST_SLEEP_S = 1.0
 LONGEST_BACKOFF_S = 5.0
+LOOK_EVERY_S = 0.05  # while jobs come one after another
 CARE_S = 1.0
 FOLD_S = 30.0
 LEARN_S = 5.0
@@ -39,7 +40,7 @@ class Dispatcher:
         self._buffer = candidates.Candidates(kinds)
         self._predictor = predict.Predictor()
         self._usual_cost = 1.0
-        self._care_at_s = self._fold_at_s = self._learn_at_s = 0.0
+        self._looked_s = self._care_at_s = self._fold_at_s = self._learn_at_s = 0.0
         self._next_due_s: float | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -55,6 +56,8 @@ class Dispatcher:
         # history was read for the first time.
         first = notified and self._learn_at_s > 0
         handed = self._hand_out(notified=True) if first else 0
+        if handed and time.monotonic() - self._looked_s < LOOK_EVERY_S:
+            return handed
         with ledger.turn(self._store, durable=False) as conn:
             queued = self._look_after(conn)
         if queued or not first:
@@ -110,7 +113,7 @@ class Dispatcher:
 
     def _look_after(self, conn: Connection) -> int:
         """What time brings about; returns how many jobs it put into the queue."""
-        now_s = time.monotonic()
+        self._looked_s = now_s = time.monotonic()
         queued = ledger.promote(conn)
         self._next_due_s = ledger.next_ready_s(conn)
         if now_s >= self._care_at_s:

@@ -14,7 +14,7 @@ PRIOR_SHARE = 0.1  # of the timeout, when nothing is known
 # Work that a slot may find waiting for it. A job that takes longer than this fills a slot; of
 # shorter ones several are handed out for it, so that it need not wait for each.
 AHEAD_S = 0.5
-LEAST_COST = 1 / 64
+LEAST_COST = 1 / 256
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from theon.jobs import child
 from theon.settings import Settings
 
 FRAME_LIMIT_BYTES = 64_000_000
+KEPT_MB = 96.0
 _READ_BYTES = 1 << 16
 
 _context = multiprocessing.get_context("forkserver")
@@ -164,6 +165,10 @@ class Child:
             return 0.0 if self._usage is None else self._usage.memory_info().rss / (1 << 20)
         except psutil.Error:
             return 0.0
+
+    def is_fat(self) -> bool:
+        """Whether it kept memory of earlier attempts, which would count against the next one."""
+        return self.memory_mb() > self.base_mb + KEPT_MB
 
     def cpu_percent(self) -> float:
         """Share of one core since the last call."""

@@ -12,6 +12,7 @@ import os
 import random
 import selectors
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -23,17 +24,17 @@ from typing import Any
 import psutil
 
 from theon.jobs.child import attempt_frame
-from theon.jobs.clerk import Clerk, Pulse, Run, Runs, code_is_gone
+from theon.jobs.clerk import Clerk, Run, Runs, code_is_gone
 from theon.jobs.inbox import Inbox
 from theon.jobs.kinds import Backoff, Kinds
 from theon.jobs.ledger import Message, Outcome
+from theon.jobs.pulse import Pulse
 from theon.jobs.quarantine import Quarantine
 from theon.jobs.resources import BrokenPipeOfChildError, Child, preload
 from theon.settings import Settings
 from theon.store.engine import Store
 
 ATTEMPTS_PER_CHILD = 5000
-KEPT_MB = 96.0
 KILL_AFTER_S = 1.0  # from SIGTERM to SIGKILL
 LOOK_EVERY_S = 0.2
 MEASURE_EVERY_S = 0.5
@@ -44,9 +45,10 @@ LONGEST_REST_S = 5.0
 # the ledger; one that then still gets no child goes back.
 SHORT_S = 0.02
 AHEAD_S = 0.1
-AHEAD_PER_SLOT = 64
+AHEAD_PER_SLOT = 128
 AHEAD_WAIT_S = 2.0
 LAST_WORDS_S = 10.0
+SWITCH_S = 0.001
 
 _log = logging.getLogger(__name__)
 
@@ -139,6 +141,8 @@ class Supervisor:
     def start(self) -> None:
         """Run in a thread of its own."""
         preload(self._kinds_source)
+        # Its threads hand work to each other thousands of times a second.
+        sys.setswitchinterval(SWITCH_S)
         for end in (self._waker, self._woken):
             end.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
@@ -239,7 +243,7 @@ class Supervisor:
         self._short_s += 0.2 * (took_s - self._short_s)
         self._children[child] = None
         child.lease(0)
-        if child.attempts >= ATTEMPTS_PER_CHILD or (took_s > SHORT_S and _is_fat(child)):
+        if child.attempts >= ATTEMPTS_PER_CHILD or (took_s > SHORT_S and child.is_fat()):
             child.end()
         else:
             child.ready = True
@@ -308,7 +312,7 @@ class Supervisor:
                 child.lease(run.lease_until_s)
                 self._judge(child, run, now_s)
             elif child.ready:
-                if measure and _is_fat(child):
+                if measure and child.is_fat():
                     self._idle.remove(child)
                     child.end()
             elif now_s - child.started_s > BOOT_LIMIT_S:
@@ -496,8 +500,3 @@ class Supervisor:
             "memory_free_mb": psutil.virtual_memory().available / (1 << 20),
             "running": running,
         }
-
-
-def _is_fat(child: Child) -> bool:
-    """Whether it kept memory of earlier attempts, which would count against the next one."""
-    return child.memory_mb() > child.base_mb + KEPT_MB

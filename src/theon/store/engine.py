@@ -61,7 +61,7 @@ class Store:
         app = read_url(given, "POSTGRES_APP_URL") if given else _own_app_url(settings, owner)
         role = str(app.username).replace("\\", "\\\\").replace(" ", "\\ ")
         owner_engine = _engine(owner, f"-c theon.app_role={role}", pool_size=1)
-        app_engine = _engine(app, "", pool_size=4)
+        app_engine = _engine(app, "", pool_size=10)
         try:
             with _reachable(owner):
                 prepare(owner_engine, app, make_role=given is None)

@@ -19,8 +19,8 @@ from theon.access.principals import Principal
 from theon.access.requests import Refusal
 from theon.access.roles import Permission
 from theon.jobs import activity, admin, figures, query
-from theon.jobs.clerk import HEARTBEAT_EVERY_S
 from theon.jobs.figures import Pause, QueueFigures, WorkerFigures
+from theon.jobs.pulse import HEARTBEAT_EVERY_S
 from theon.jobs.query import JobSummary
 from theon.web.jobs_base import (
     JobsSite,
