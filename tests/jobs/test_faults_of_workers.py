@@ -240,10 +240,10 @@ class TestWithoutTheDatabase:
         real = Store.transaction
 
         @contextmanager
-        def transaction(store: Store, scope: Scope) -> Iterator[Connection]:
+        def transaction(store: Store, scope: Scope, *settings: Any) -> Iterator[Connection]:
             if away.is_set() and threading.current_thread().name.startswith("theon-"):
                 raise UnavailableError("the database is away")
-            with real(store, scope) as conn:
+            with real(store, scope, *settings) as conn:
                 yield conn
 
         monkeypatch.setattr(Store, "transaction", transaction)
