@@ -52,7 +52,8 @@ def put(store: Store, *new: NewJob) -> list[int]:
 def begin(store: Store, *ids: int) -> list[Message]:
     with store.transaction(DISTRICT) as conn:
         ledger.promote(conn)
-        return [a.message for a in ledger.start(conn, ledger.dispatch(conn, ids), "w")]
+        begun = ledger.start(conn, ledger.dispatch(conn, ids), "w")
+    return sorted((a.message for a in begun), key=lambda message: message.job_id)
 
 
 def end(store: Store, messages: Sequence[Message], outcome: str = "completed", **how: Any) -> None:
