@@ -310,7 +310,7 @@ def test_no_list_reads_the_whole_ledger(store: Store, words: str, scope: str) ->
     seen: list[tuple[str, Any]] = []
 
     def keep(_c: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        if "theon.jobs" in statement and "FROM unnest" in statement:
+        if "theon.jobs" in statement and "AS m" in statement:
             seen.append((statement, values))
 
     with store.transaction(Scope(scope)) as conn:
