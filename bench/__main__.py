@@ -211,7 +211,7 @@ def jobs() -> list[Line]:
         unit="jobs",
     )
     lines = [
-        at_least("jobs", f"{name}, jobs", JOBS / ours["seconds"], JOBS / theirs["seconds"], limit)
+        at_least("jobs", name, JOBS / ours["seconds"], JOBS / theirs["seconds"], limit)
         for name, ours, theirs, limit in (
             ("no-op jobs on Redis, bare Celery prefork", celery, bare, 0.7),
             ("no-op jobs in one process, Procrastinate", local, procrastinate, 3),

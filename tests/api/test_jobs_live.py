@@ -500,11 +500,11 @@ def test_a_database_that_was_away_is_read_again(
     failed: list[int] = []
     real = Store.transaction
 
-    def gone(self: Store, scope: Any) -> Any:
+    def gone(self: Store, scope: Any, *settings: Any) -> Any:
         if threading.current_thread().name == "jobs-watcher" and len(failed) < 5:
             failed.append(1)
             raise UnavailableError("the database went away")
-        return real(self, scope)
+        return real(self, scope, *settings)
 
     with watching(service, address, job_id) as socket:
         receive(socket)

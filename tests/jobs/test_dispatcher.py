@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from theon.errors import UnavailableError
-from theon.jobs import ledger
+from theon.jobs import alone, ledger
 from theon.jobs.dispatcher import Dispatcher, _alone
 from theon.jobs.enqueue import NewJob, enqueue_many
 from theon.jobs.kinds import JobContext, Kinds, job
@@ -185,8 +185,8 @@ def test_a_job_that_runs_alone_is_handed_to_one_worker_and_no_broker(store: Stor
     dispatcher.tick()
     assert kept.sent == []
     with store.transaction(DISTRICT) as conn:
-        assert ledger.hold(conn, [], "another") == []
-        held = ledger.hold(conn, [], "w")
+        assert alone.hold(conn, [], "another") == []
+        held = alone.hold(conn, [], "w")
         assert [m.job_id for m in held] == [suspect]
         ledger.release_dispatched(conn, held, "given back")
         conn.execute(text("UPDATE theon.jobs SET lost = 0"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from theon.jobs import ledger, policy
+from theon.jobs import alone, ledger, policy
 from theon.jobs.enqueue import NewJob, enqueue_many
 from theon.jobs.errors import LostLeaseError
 from theon.jobs.kinds import Kinds, job
@@ -62,10 +62,10 @@ def test_jobs_that_run_alone_are_not_begun_beside_others(store: Store) -> None:
             )
         messages = ledger.dispatch(conn, ids)
         begun = {a.job_id for a in ledger.start(conn, messages, "w", beside=True)}
-        held = {m.job_id for m in ledger.hold(conn, messages, "w")}
-        alone = {a.job_id for a in ledger.start(conn, messages, "w")}
+        held = {m.job_id for m in alone.hold(conn, messages, "w")}
+        then = {a.job_id for a in ledger.start(conn, messages, "w")}
     expected = {i for i, line in zip(ids, lines, strict=True) if policy.runs_alone(*line)}
-    assert held == alone == expected
+    assert held == then == expected
     assert begun == set(ids) - expected
 
 

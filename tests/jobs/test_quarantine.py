@@ -6,7 +6,7 @@ import pytest
 from tests.jobs import kinds_for_tests
 from tests.jobs.conftest import LIMIT_S, Shop, until
 
-from theon.jobs import ledger, quarantine
+from theon.jobs import alone, quarantine
 from theon.jobs.deliveries.local import LocalDelivery
 from theon.jobs.dispatcher import Dispatcher
 from theon.store.scope import Scope
@@ -79,7 +79,7 @@ class TestQuarantine:
         shop.open(worker_id="w-1")
         suspect = self.suspect(shop, n=1)
         with shop.store.transaction(Scope.district()) as conn:
-            assert len(ledger.dispatch_alone(conn, {suspect: "w-1"})) == 1
+            assert len(alone.dispatch_alone(conn, {suspect: "w-1"})) == 1
         assert shop.ended(suspect).state == "completed"
 
     def test_it_has_its_turn_while_the_queue_is_long(self, shop: Shop) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Response
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.requests import HTTPConnection
@@ -71,8 +71,8 @@ def reading(store: Store, scope: Scope) -> Iterator[Connection]:
     Raises:
         Refusal: see `refusing`.
     """
-    with refusing(), store.transaction(scope) as conn:
-        _limit(conn, "statement_timeout", READ_LIMIT_S)
+    limits = {"statement_timeout": f"{READ_LIMIT_S}s"}
+    with refusing(), store.transaction(scope, limits) as conn:
         yield conn
 
 
@@ -83,15 +83,9 @@ def changing(store: Store, scope: Scope) -> Iterator[Connection]:
     Raises:
         Refusal: see `refusing`.
     """
-    with refusing(), store.transaction(scope) as conn:
-        _limit(conn, "statement_timeout", CHANGE_LIMIT_S)
-        _limit(conn, "lock_timeout", LOCK_LIMIT_S)
+    limits = {"statement_timeout": f"{CHANGE_LIMIT_S}s", "lock_timeout": f"{LOCK_LIMIT_S}s"}
+    with refusing(), store.transaction(scope, limits) as conn:
         yield conn
-
-
-def _limit(conn: Connection, name: str, limit_s: int) -> None:
-    given = {"name": name, "limit": f"{limit_s}s"}
-    conn.execute(text("SELECT set_config(:name, :limit, true)"), given)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from theon.api.jobs_models import JobEvent
@@ -28,7 +28,7 @@ from theon.store.scope import Scope
 
 TICK_S = 0.25
 AFTER_ERROR_S = 1.0
-READ_LIMIT = "5s"
+READ_LIMITS = {"statement_timeout": "5s"}
 MOST_PENDING = 2_000  # jobs that a mailbox keeps for somebody who does not read
 
 _log = logging.getLogger(__name__)
@@ -205,8 +205,7 @@ class Watcher:
 
     def _tick(self, changes: Changes) -> bool:
         """Tell everybody what changed; returns whether there is more."""
-        with self._store.transaction(Scope.district()) as conn:
-            _limit(conn)
+        with self._store.transaction(Scope.district(), READ_LIMITS) as conn:
             changed = changes.read(conn)
         # After the read: who comes later reads the present state later still.
         with self._lock:
@@ -233,8 +232,7 @@ class Watcher:
         found: dict[int, Told] = {}
         fitting: dict[JobFilter, set[int]] = {}
         if ids:
-            with self._store.transaction(scope) as conn:
-                _limit(conn)
+            with self._store.transaction(scope, READ_LIMITS) as conn:
                 found = tell_of(conn, ids)
                 for chosen in {m.chosen for m in members if m.job_id is None}:
                     fitting[chosen] = _fitting(conn, found, chosen, changed.states)
@@ -278,8 +276,3 @@ def tell_fitting(conn: Connection, changed: Changed, chosen: JobFilter) -> list[
     found = tell_of(conn, list(changed.states))
     ids = _fitting(conn, found, chosen, changed.states)
     return [told for job_id, told in found.items() if job_id in ids]
-
-
-def _limit(conn: Connection) -> None:
-    given = {"limit": READ_LIMIT}
-    conn.execute(text("SELECT set_config('statement_timeout', :limit, true)"), given)

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from theon.errors import UnavailableError
-from theon.jobs import ledger
+from theon.jobs import alone, ledger
 from theon.jobs.ledger import Attempt, Message, Outcome
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -125,6 +125,20 @@ def code_is_gone(attempt: Attempt) -> Outcome:
         transient=False,
         error=what,
         error_kind="UnknownKindError",
+    )
+
+
+def died(run: Run, how: str, wait_s: float) -> Outcome:
+    """The end of an attempt whose process went away by itself, or by somebody's hand."""
+    return Outcome(
+        run.attempt.job_id,
+        run.attempt.token,
+        "lost",
+        how,
+        wait_s=wait_s,
+        error=how,
+        error_kind="ChildDied",
+        peak_memory_mb=run.peak_mb or None,
     )
 
 
@@ -271,7 +285,7 @@ class Clerk:
                 begun = {attempt.message for attempt in attempts}
                 rest = [message for message in messages if message not in begun]
                 if beside and rest:
-                    held = ledger.hold(conn, rest, self._worker_id)
+                    held = alone.hold(conn, rest, self._worker_id)
         except UnavailableError:
             # The commit may have come through although we did not hear of it.
             self._doubtful.update(messages)

@@ -30,7 +30,12 @@ class Delivery(Protocol):
 
 
 class TakesMessages(Protocol):
-    """The part of a supervisor that a delivery in the same process needs."""
+    """The part of a supervisor that deliveries need."""
+
+    worker_id: str
 
     def submit(self, messages: Sequence[Message]) -> None:
         """Take messages; returns at once."""
+
+    def wait_for_room(self, limit_s: float) -> bool:
+        """Wait until more messages would begin soon; False if they would not in that time."""

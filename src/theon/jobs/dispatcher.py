@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from theon.errors import TheonError
-from theon.jobs import candidates, ledger, policy, predict, situation
+from theon.jobs import alone, candidates, ledger, policy, predict, situation
 from theon.jobs.delivery import Delivery
 from theon.jobs.enqueue import CHANNEL
 from theon.jobs.kinds import Kinds
@@ -154,7 +154,7 @@ class Dispatcher:
         self._usual_cost = fmean(costs[job_id] for job_id in choice.chosen)
         messages = ledger.dispatch(conn, [i for i in choice.chosen if i not in choice.alone])
         if choice.alone:
-            ledger.dispatch_alone(conn, choice.alone)
+            alone.dispatch_alone(conn, choice.alone)
         self._buffer.remove(set(choice.chosen))
         by_id = {message.job_id: message for message in messages}
         of_choice = {candidate.job_id: candidate for candidate in found}

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 
 from theon.jobs.enqueue import AGEING_S, CHANNEL
 from theon.jobs.errors import LostLeaseError
-from theon.jobs.policy import QUARANTINE_LOST
+from theon.jobs.policy import RUNS_ALONE
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
@@ -24,8 +24,6 @@ DISPATCH_LEASE_S = 8.0
 RUN_LEASE_S = 30.0
 EXPIRED_PER_STATEMENT = 1_000
 IDLE_S = 5.0
-# The jobs that run alone: see `policy.runs_alone`.
-ALONE = f"lost >= least({QUARANTINE_LOST}, greatest(1, max_lost - 1))"
 
 
 @dataclass(frozen=True)
@@ -169,57 +167,6 @@ def dispatch(
     return [Message(job_id, token) for job_id, token in found]
 
 
-def dispatch_alone(
-    conn: Connection, places: Mapping[int, str], *, lease_s: float = DISPATCH_LEASE_S
-) -> list[Message]:
-    """Mark queued jobs as handed to the worker that `places` names; others are left alone.
-
-    No message is sent: a broker brings messages to whoever comes first. The worker finds them
-    with `hold`.
-    """
-    found = conn.execute(
-        text(
-            "WITH held AS (SELECT j.id, p.worker FROM theon.jobs AS j JOIN"
-            "   unnest(CAST(:ids AS bigint[]), CAST(:workers AS text[])) AS p (id, worker)"
-            "   ON p.id = j.id WHERE j.state = 'queued' ORDER BY j.id FOR UPDATE OF j SKIP LOCKED)"
-            " UPDATE theon.jobs AS j SET state = 'dispatched', token = j.token + 1,"
-            "  worker = h.worker, changed_at = clock_timestamp(),"
-            "  lease_until = clock_timestamp() + make_interval(secs => :lease_s),"
-            "  reason = 'handed to one worker, to run alone there'"
-            " FROM held AS h WHERE j.id = h.id RETURNING j.id, j.token"
-        ),
-        {"ids": list(places), "workers": list(places.values()), "lease_s": lease_s},
-    )
-    return [Message(job_id, token) for job_id, token in found]
-
-
-def hold(
-    conn: Connection,
-    messages: Sequence[Message],
-    worker: str,
-    *,
-    lease_s: float = DISPATCH_LEASE_S,
-) -> list[Message]:
-    """Keep what was dispatched and runs alone, until the worker has nothing else.
-
-    Returns:
-        What was handed to this worker by name, and those of `messages` that run alone. Their
-        dispatch leases are renewed.
-    """
-    found = conn.execute(
-        text(
-            "UPDATE theon.jobs SET worker = :worker,"
-            " lease_until = clock_timestamp() + make_interval(secs => :lease_s)"
-            " WHERE id IN (SELECT id FROM theon.jobs WHERE state = 'dispatched' AND (worker ="
-            f"  :worker OR worker IS NULL AND {ALONE} AND (id, token) IN (SELECT * FROM"
-            "    unnest(CAST(:ids AS bigint[]), CAST(:tokens AS bigint[]))))"
-            "  ORDER BY id FOR UPDATE SKIP LOCKED) RETURNING id, token"
-        ),
-        {**_pairs(messages), "worker": worker, "lease_s": lease_s},
-    )
-    return [Message(job_id, token) for job_id, token in found]
-
-
 def start(
     conn: Connection,
     messages: Sequence[Message],
@@ -237,7 +184,8 @@ def start(
         text(
             "WITH held AS (SELECT id FROM theon.jobs WHERE state = 'dispatched'"
             "  AND (id, token) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]),"
-            f"   CAST(:tokens AS bigint[]))) AND NOT (:beside AND {ALONE}) ORDER BY id FOR UPDATE)"
+            f"   CAST(:tokens AS bigint[]))) AND NOT (:beside AND {RUNS_ALONE})"
+            "  ORDER BY id FOR UPDATE)"
             " UPDATE theon.jobs AS j SET state = 'running', attempts = j.attempts + 1,"
             " worker = :worker, started_at = clock_timestamp(), changed_at = clock_timestamp(),"
             " lease_until = clock_timestamp() + make_interval(secs => :lease_s),"
@@ -246,7 +194,7 @@ def start(
             " RETURNING j.id, j.token, j.kind, c.slug, j.owner, j.arguments, j.attempts,"
             "  j.checkpoint, j.timeout_s, j.memory_mb, j.lost"
         ),
-        {**_pairs(messages), "worker": worker, "lease_s": lease_s, "beside": beside},
+        {**pairs(messages), "worker": worker, "lease_s": lease_s, "beside": beside},
     )
     return [Attempt(*row) for row in found]
 
@@ -501,9 +449,10 @@ def release_dispatched(conn: Connection, messages: Sequence[Message], reason: st
             "   unnest(CAST(:ids AS bigint[]), CAST(:tokens AS bigint[])))"
             "  ORDER BY id FOR UPDATE)"
         ),
-        {**_pairs(messages), "reason": reason},
+        {**pairs(messages), "reason": reason},
     ).rowcount
 
 
-def _pairs(messages: Sequence[Message]) -> dict[str, list[int]]:
+def pairs(messages: Sequence[Message]) -> dict[str, list[int]]:
+    """Ids and tokens, as parameters of a statement."""
     return {"ids": [m.job_id for m in messages], "tokens": [m.token for m in messages]}

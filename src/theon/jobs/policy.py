@@ -50,13 +50,16 @@ class Candidate:
 
 
 def runs_alone(lost: int, max_lost: int) -> bool:
-    """Whether a job runs alone after `lost` lost workers; `ledger.ALONE` says the same in SQL.
+    """Whether a job runs alone after `lost` lost workers; `RUNS_ALONE` says the same in SQL.
 
     The last loss that a job may have is then one that no other job caused: whoever dies of the
     company it is in has `lost` below `max_lost` still. Only a kind whose `max_lost` is 1 wants
     that no loss is survived, whoever caused it.
     """
     return lost >= min(QUARANTINE_LOST, max(1, max_lost - 1))
+
+
+RUNS_ALONE = f"lost >= least({QUARANTINE_LOST}, greatest(1, max_lost - 1))"
 
 
 @dataclass(frozen=True)

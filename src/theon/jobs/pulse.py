@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from theon.errors import UnavailableError
-from theon.jobs import ledger
+from theon.jobs import alone, ledger
 from theon.jobs.clerk import Run, Runs
 from theon.jobs.ledger import Message, Progress
 from theon.store.engine import Store
@@ -102,7 +102,7 @@ class Pulse:
 
     def _hold(self) -> None:
         with ledger.turn(self._store) as conn:
-            self._held.extend(ledger.hold(conn, [], self._worker_id))
+            self._held.extend(alone.hold(conn, [], self._worker_id))
 
     def _renew(self) -> None:
         runs = self._runs.all()

@@ -11,9 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from theon.jobs import ledger
 from theon.jobs.kinds import Kinds
-from theon.jobs.policy import Cap, Limits, Running, Worker
+from theon.jobs.policy import RUNS_ALONE, Cap, Limits, Running, Worker
 
 ALIVE_S = 15.0
 
@@ -29,7 +28,7 @@ WITH at_work AS (
             WHERE j.state = 'running' AND j.worker = w.id GROUP BY j.kind) AS r) AS running,
         w.memory_free_mb, EXISTS (SELECT FROM theon.jobs AS j
             WHERE j.state IN ('dispatched', 'running') AND j.worker = w.id
-                AND {ledger.ALONE}) AS closed,
+                AND {RUNS_ALONE}) AS closed,
         extract(epoch FROM clock_timestamp() - w.heartbeat_at)::float8 AS silent_s
     FROM theon.job_workers AS w
     WHERE w.state = 'running'

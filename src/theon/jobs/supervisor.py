@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from theon.jobs.child import attempt_frame
-from theon.jobs.clerk import Clerk, Run, Runs, code_is_gone
+from theon.jobs.clerk import Clerk, Run, Runs, code_is_gone, died
 from theon.jobs.inbox import Inbox
 from theon.jobs.kinds import Backoff, Kinds
 from theon.jobs.ledger import Message, Outcome
@@ -271,20 +271,9 @@ class Supervisor:
         if not child.attempts and child.ending_since_s is None:
             self._could_not_begin(how)
         if run is not None:
-            self._clerk.end(run.verdict or self._died(run, how), run)
+            wait_s = self._wait_s(run, run.attempt.lost + 1)
+            self._clerk.end(run.verdict or died(run, how, wait_s), run)
         child.forget()
-
-    def _died(self, run: Run, how: str) -> Outcome:
-        return Outcome(
-            run.attempt.job_id,
-            run.attempt.token,
-            "lost",
-            how,
-            wait_s=self._wait_s(run, run.attempt.lost + 1),
-            error=how,
-            error_kind="ChildDied",
-            peak_memory_mb=run.peak_mb or None,
-        )
 
     def _wait_s(self, run: Run, failures: int) -> float:
         name = run.attempt.kind

@@ -17,7 +17,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -117,8 +117,8 @@ async def _in_transaction(
     store = site_of(request).store
 
     def work() -> T:
-        with store.transaction(principal.scope) as conn:
-            conn.execute(text(f"SET LOCAL statement_timeout = {limit_s * 1000}"))
+        limits = {"statement_timeout": f"{limit_s}s"}
+        with store.transaction(principal.scope, limits) as conn:
             return do(conn)
 
     return await in_thread(work)

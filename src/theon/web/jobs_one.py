@@ -21,7 +21,17 @@ from theon.jobs.search import JobFilter
 from theon.jobs.states import ENDED, State
 from theon.jobs.waiting import why_waiting
 from theon.store.scope import Scope
-from theon.web.jobs_base import actor_of, change, done, form_of, in_thread, page, read, site_of
+from theon.web.jobs_base import (
+    READ_LIMIT_S,
+    actor_of,
+    change,
+    done,
+    form_of,
+    in_thread,
+    page,
+    read,
+    site_of,
+)
 from theon.web.jobs_filter import can_be_typed, jobs_url
 from theon.web.jobs_timeline import timeline
 from theon.web.jobs_words import pretty, read_json, time_left, told
@@ -189,8 +199,8 @@ def _look(conn: Connection, kinds: Kinds, job_id: int) -> _Shown:
 
 def _why_queued(request: Request, job_id: int) -> str:
     site = site_of(request)
-    with site.store.transaction(Scope.district()) as conn:
-        conn.execute(text("SET LOCAL statement_timeout = 5000"))
+    limits = {"statement_timeout": f"{READ_LIMIT_S}s"}
+    with site.store.transaction(Scope.district(), limits) as conn:
         found = why_waiting(conn, job_id, site.kinds)
         # It may have become a job that waits for others meanwhile, whose ids are told only to
         # those who see them.

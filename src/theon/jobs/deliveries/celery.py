@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from celery import Celery
 from celery.exceptions import WorkerShutdown
@@ -23,6 +23,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from theon.errors import UnavailableError
+from theon.jobs.delivery import TakesMessages
 from theon.jobs.ledger import Message
 
 TASK = "theon.run"
@@ -39,18 +40,6 @@ STOP_S = 10.0
 _log = logging.getLogger(__name__)
 _BROKEN = (RedisError, KombuError, OSError)
 _Task = tuple[str, tuple[Any, ...], str]  # name, arguments, id
-
-
-class Submits(Protocol):
-    """The part of `Supervisor` that a delivery needs."""
-
-    worker_id: str
-
-    def submit(self, messages: Sequence[Message]) -> None:
-        """Take messages; returns at once."""
-
-    def wait_for_room(self, limit_s: float) -> bool:
-        """Wait until more messages would begin soon; False if they would not in that time."""
 
 
 def make_app(redis_url: str) -> Celery:
@@ -221,7 +210,7 @@ class CeleryConsumer:
         rebuilt: how many consumers were replaced.
     """
 
-    def __init__(self, redis_url: str, queues: Sequence[str], supervisor: Submits) -> None:
+    def __init__(self, redis_url: str, queues: Sequence[str], supervisor: TakesMessages) -> None:
         self.state = "connecting"
         self.broker_reachable = False
         self.rebuilt = 0
@@ -372,7 +361,7 @@ class CeleryConsumer:
         return ear
 
 
-def _add_tasks(app: Celery, supervisor: Submits, heard: Callable[[], None]) -> None:
+def _add_tasks(app: Celery, supervisor: TakesMessages, heard: Callable[[], None]) -> None:
     """The two tasks of a worker: a message of a job, and its own echo."""
 
     def run(pairs: list[list[int]]) -> None:
