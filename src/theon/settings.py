@@ -77,7 +77,7 @@ class Settings(BaseSettings):
             validation_alias=AliasChoices("THEON_ENGINE_MEMORY_MB", "engine_memory_mb"),
             description="Megabytes the metric engine may hold before it spills to disk.",
         ),
-    ] = 700
+    ] = 512
     engine_threads: Annotated[
         int,
         Field(

@@ -92,7 +92,7 @@ def test_every_setting_metric_column_reason_and_measure_is_named():
 def test_limits_and_units_of_settings_are_shown():
     page = generate.settings_page()
     assert "| `1800` | 900 to 86,400 seconds |" in page
-    assert "| `700` | 200 megabytes or more |" in page
+    assert "| `512` | 200 megabytes or more |" in page
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 5, 130, 143])

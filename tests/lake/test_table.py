@@ -115,11 +115,11 @@ def test_changes_name_the_files_since_a_version(settings: Settings, tmp_path: Pa
     """A reader that remembers a version sees what came after, and nothing else."""
     lake = EventLake(settings)
     lake.append(stage(tmp_path / "a", ["1"]), "north")
-    _, version = lake.changes("north", -1)
-    assert lake.changes("north", version) == ([], version)
+    _, files, version = lake.changes("north", -1)
+    assert lake.changes("north", version) == ([], files, version)
     lake.append(stage(tmp_path / "b", ["9"]), "south")
     lake.append(stage(tmp_path / "c", ["2"]), "north")
-    changed, now = lake.changes("north", version)
+    changed, _, now = lake.changes("north", version)
     assert [f.rows for f in changed] == [1]
     assert now == version + 2
 

@@ -3,12 +3,15 @@
 import atexit
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import duckdb
 import psutil
 
 from theon.settings import Settings
+
+_MAKING = threading.Lock()
 
 
 def open_engine(settings: Settings, *, ordered: bool = True) -> duckdb.DuckDBPyConnection:
@@ -44,9 +47,10 @@ def _spill_folder(root: Path) -> Path:
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
     spill = root / f"engine-{os.getpid()}"
-    if not spill.is_dir():
-        spill.mkdir(parents=True)
-        atexit.register(shutil.rmtree, spill, ignore_errors=True)
+    with _MAKING:
+        if not spill.is_dir():
+            spill.mkdir(parents=True, exist_ok=True)
+            atexit.register(shutil.rmtree, spill, ignore_errors=True)
     return spill
 
 

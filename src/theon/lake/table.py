@@ -117,24 +117,26 @@ class EventLake:
         """The data files of `campus` (or of all) in `version` (or the newest)."""
         return _files(self._table(version), self.path, campus)
 
-    def changes(self, campus: str, since: int) -> tuple[list[LakeFile], int]:
-        """Files of `campus` that came or went after version `since`, and the newest version.
+    def changes(self, campus: str, since: int) -> tuple[list[LakeFile], list[LakeFile], int]:
+        """What came or went in `campus` after version `since`.
 
-        With `since` below 0, or a version whose log is gone, that is every file.
+        Returns:
+            The files that came or went, all files of the newest version, and that version. With
+            `since` below 0, or a version whose log is gone, all files came.
         """
         table = self._table()
-        now = _files(table, self.path, campus)
-        if since < 0 or since > table.version():
-            return now, table.version()
-        if since == table.version():
-            return [], since
+        now, version = _files(table, self.path, campus), table.version()
+        if since == version:
+            return [], now, version
+        if since < 0 or since > version:
+            return now, now, version
         try:
             before = _files(self._table(since), self.path, campus)
         except UnavailableError:
-            return now, table.version()
+            return now, now, version
         old, new = {f.path for f in before}, {f.path for f in now}
         changed = [f for f in now if f.path not in old] + [f for f in before if f.path not in new]
-        return changed, table.version()
+        return changed, now, version
 
     def append(
         self, staged: Path, campus: str, progress: ProgressReporter | None = None

@@ -11,7 +11,7 @@ def publish(
     conn: Connection,
     metric: Metric,
     campus_id: int,
-    rows: pa.RecordBatchReader,
+    rows: pa.RecordBatchReader | pa.Table,
     keys: pa.Table | None,
 ) -> int:
     """Replace rows of one campus by `rows`, in the caller's transaction.

@@ -8,6 +8,7 @@ that transaction can be lost without a trace, everything in it happens together.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, text
@@ -30,6 +31,8 @@ from theon.store.scope import Scope
 
 ATTEMPTS = 5
 MANY_ROWS = 5_000
+# Rows of up to this many keys are held in memory between the engine and the database: some MB.
+FEW_KEYS = 50_000
 ORPHANS_AFTER_S = 24 * 3600
 # Named so that fault tests can stop a refresh right after any of its steps.
 Checkpoint = Callable[[str], None]
@@ -156,7 +159,7 @@ class _CampusRefresh:
         )
         if all_cells:
             state.cells.clear()
-        changed, version = self.lake.changes(
+        changed, files, version = self.lake.changes(
             self.campus.slug, -1 if all_cells else state.lake_version
         )
         all_days = (
@@ -172,7 +175,6 @@ class _CampusRefresh:
         }
         if not changed and not stale and version == state.lake_version:
             return
-        files = self.lake.files(self.campus.slug, version=version)
         if not files and not changed and not state.definitions:
             return  # a campus without events, such as the district itself
         with open_engine(self.settings, ordered=False) as engine:
@@ -268,29 +270,7 @@ class _CampusRefresh:
         kept = bool(current) and keep_days(bench, current, state.days)
         with self.store.transaction(Scope(self.campus.slug)) as conn:
             self._lock(conn, state.generation)
-            with self.progress.step(
-                f"Publishing metrics ({self.campus.slug})", len(self.catalog), "metrics"
-            ) as step:
-                for name, metric in self.catalog.items():
-                    keys = None
-                    if name not in stale:
-                        keys = affected_keys(bench, metric)
-                        if keys.num_rows == 0:
-                            step.advance()
-                            continue
-                    wanted = None if keys is None else days_of_keys(metric, keys)
-                    rows = metric_rows(
-                        bench, metric, state.days, wanted, kept=kept and wanted is not None
-                    )
-                    written[name] = publish(
-                        conn,
-                        metric,
-                        self.campus.id,
-                        rows,
-                        keys,
-                    )
-                    self.checkpoint(f"{name} written")
-                    step.advance()
+            self._write_rows(conn, bench, state.days, stale, kept=kept, written=written)
             gone = save_manifest(conn, self.campus.id, state.cells)
             gone += save_manifest(conn, self.campus.id, state.days)
             self._move_cursor(conn, version)
@@ -301,6 +281,54 @@ class _CampusRefresh:
             folder = bench.home / "derived" / self.campus.slug
             sweep(conn, self.campus.id, folder, bench.home, time.time() - ORPHANS_AFTER_S)
         return written
+
+    def _write_rows(
+        self,
+        conn: Connection,
+        bench: derive.Workbench,
+        days: Manifest,
+        stale: set[str],
+        *,
+        kept: bool,
+        written: dict[str, int],
+    ) -> None:
+        """Compute and publish metric after metric; rows written or removed go into `written`.
+
+        Where the rows are few, the database writes those of one metric while the engine computes
+        those of the next.
+        """
+        begun: Future[int] | None = None
+
+        with (
+            ThreadPoolExecutor(1) as writer,
+            self.progress.step(
+                f"Publishing metrics ({self.campus.slug})", len(self.catalog), "metrics"
+            ) as step,
+        ):
+            for name, metric in self.catalog.items():
+                keys = None if name in stale else affected_keys(bench, metric)
+                if keys is not None and keys.num_rows == 0:
+                    step.advance()
+                    continue
+                wanted = None if keys is None else days_of_keys(metric, keys)
+                few = kept and keys is not None and keys.num_rows <= FEW_KEYS
+                rows = metric_rows(bench, metric, days, wanted, kept=kept and keys is not None)
+                held = rows.read_all() if few else rows
+                self._written(written, begun)
+                begun = writer.submit(publish, conn, metric, self.campus.id, held, keys)
+                written[name] = 0
+                if not few:  # the writer reads from the engine, which serves one at a time
+                    self._written(written, begun)
+                    begun = None
+                step.advance()
+            self._written(written, begun)
+
+    def _written(self, written: dict[str, int], begun: Future[int] | None) -> None:
+        """Wait for the metric that was begun last."""
+        if begun is not None:
+            name = next(reversed(written))
+            written[name] = begun.result()
+            self.checkpoint(f"{name} written")
 
     def _lock(self, conn: Connection, generation: int) -> None:
         """Hold the campus against other refreshes and check that none came first."""

@@ -171,7 +171,7 @@ def _grant(conn: Connection, name: str) -> None:
         "GRANT EXECUTE ON FUNCTION theon.visible_campus_ids() TO {app}",
         # A campus may be renamed, not moved: the tree decides who sees what.
         "GRANT SELECT, INSERT, UPDATE (name, timezone) ON theon.campuses TO {app}",
-        "GRANT USAGE ON SEQUENCE theon.jobs_id_seq TO {app}",
+        "GRANT USAGE ON SEQUENCE theon.jobs_id_seq, theon.event_batches TO {app}",
     ):
         run_definition(conn, statement, **app)
     tables = conn.execute(
