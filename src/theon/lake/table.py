@@ -32,6 +32,9 @@ APPEND_ATTEMPTS = 10
 # A repeated event carries the same time; the margin only covers rounding at the file's ends.
 KNOWN_MARGIN = timedelta(hours=1)
 
+# How the names of data files begin, by how their events came.
+APPENDED, LANDED = "part-", "landed-"
+
 _STATS_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _SQL_TYPES = {
     pa.string(): "VARCHAR",
@@ -156,10 +159,41 @@ class EventLake:
             InputError: `staged` lacks a column.
             ConflictError: other writers kept winning; nothing was appended.
         """
+        return self._append(staged, campus, progress or SilentProgress())
+
+    def land(self, staged: Path, campus: str, *, turn: int, fresh_after: datetime) -> AppendResult:
+        """Append events that were accepted one by one, exactly once.
+
+        Whoever accepts them keeps a register of ids. So events after `fresh_after` cannot be
+        among what has landed before, and only the other files have to be looked through.
+
+        Args:
+            staged: as for `append`.
+            campus: as for `append`.
+            turn: number of the landing. It rises by one, and a landing of which it is not known
+                whether it was committed is tried again under the same number.
+            fresh_after: the register holds the id of every landed event since.
+
+        Returns:
+            As `append`. When the turn had been taken, the events are looked for in all files.
+
+        Raises:
+            As `append`.
+        """
+        landing = _Landing(f"landing/{campus}", turn, fresh_after)
+        return self._append(staged, campus, SilentProgress(), landing)
+
+    def _append(
+        self,
+        staged: Path,
+        campus: str,
+        progress: ProgressReporter,
+        landing: "_Landing | None" = None,
+    ) -> AppendResult:
         with open_engine(self._settings) as engine:
             for _ in range(APPEND_ATTEMPTS):
                 try:
-                    return self._append_once(engine, staged, campus, progress or SilentProgress())
+                    return self._append_once(engine, staged, campus, progress, landing)
                 except CommitFailedError as error:
                     if not _lost_race(error):
                         raise
@@ -175,26 +209,32 @@ class EventLake:
         staged: Path,
         campus: str,
         progress: ProgressReporter,
+        landing: "_Landing | None",
     ) -> AppendResult:
         table = self._table()
         batch = _describe(engine, staged)
         known_files = _files(table, self.path, campus)
+        if landing is not None and (table.transaction_version(landing.name) or 0) < landing.turn:
+            known_files = [f for f in known_files if landing.may_share(f)]
         with progress.step(f"Appending to the lake ({campus})", batch.rows, "events") as step:
-            action = _write_new(engine, self.path, staged, campus, batch, known_files)
+            prefix = LANDED if landing is not None else APPENDED
+            action = _write_new(engine, self.path, staged, campus, batch, known_files, prefix)
             step.advance(batch.rows)
         if action is None:
             return AppendResult(0, batch.rows, table.version())
         # The fence: of two commits of one campus that were prepared against the same version
         # only one succeeds, so what was checked to be new still is.
         fence = f"intake/{campus}"
-        turn = (table.transaction_version(fence) or 0) + 1
+        turns = [Transaction(fence, (table.transaction_version(fence) or 0) + 1)]
+        if landing is not None:
+            turns.append(Transaction(landing.name, landing.turn))
         try:
             table.create_write_transaction(
                 [action],
                 mode="append",
                 schema=EVENT_SCHEMA,
                 partition_by=PARTITION_COLUMNS,
-                commit_properties=CommitProperties(app_transactions=[Transaction(fence, turn)]),
+                commit_properties=CommitProperties(app_transactions=turns),
             )
         except CommitFailedError as error:
             # Only a lost race is sure not to have committed. Whatever else ends this, a signal
@@ -204,6 +244,18 @@ class EventLake:
             raise
         new = json.loads(action.stats)["numRecords"]
         return AppendResult(new, batch.rows - new, self.version())
+
+
+@dataclass(frozen=True)
+class _Landing:
+    name: str
+    turn: int
+    fresh_after: datetime
+
+    def may_share(self, file: "LakeFile") -> bool:
+        """Whether an event that lands may be in the file already."""
+        landed = Path(file.path).name.startswith(LANDED)
+        return not landed or file.first_at <= self.fresh_after + KNOWN_MARGIN
 
 
 def _lost_race(error: CommitFailedError) -> bool:
@@ -244,9 +296,10 @@ def _write_new(
     campus: str,
     batch: _Batch,
     known_files: list[LakeFile],
+    prefix: str,
 ) -> AddAction | None:
     """Bring the new events of the batch into the lake's folder; None if none is new."""
-    path = root / f"campus={campus}" / f"part-{uuid4().hex}.parquet"
+    path = root / f"campus={campus}" / f"{prefix}{uuid4().hex}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     low, high = batch.first_at - KNOWN_MARGIN, batch.last_at + KNOWN_MARGIN
     overlapping = [f.path for f in known_files if f.first_at <= high and f.last_at >= low]

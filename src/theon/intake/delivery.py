@@ -1,0 +1,132 @@
+"""The delivery ledger: what each source sent, hour by hour, and what became of it.
+
+It is written in the transaction that accepts the events, so it agrees with them always. The row of
+a source and an hour is locked until that transaction ends, so it is written last.
+"""
+
+from collections import Counter
+
+import pyarrow as pa
+from sqlalchemy import Connection, text
+
+from theon.intake.arrivals import Arrival
+
+# Of one source in one hour. Beyond it letters are counted, and not kept: whoever sends garbage
+# must not fill the disk.
+MOST_LETTERS = 10_000
+LONGEST_ORIGINAL_BYTES = 1 << 20
+VALIDATE = "collect and validate"
+
+_HOUR = "date_trunc('hour', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
+
+
+def record_delivery(
+    conn: Connection,
+    campus_id: int,
+    source: str,
+    *,
+    received: int,
+    accepted: int,
+    duplicate: int,
+    refused: Counter[str],
+    dead_lettered: int,
+) -> None:
+    """Add to what `source` has sent in this hour.
+
+    Args:
+        conn: the transaction that accepts the events.
+        campus_id: whose source.
+        source: its name, as people know it.
+        received: events that came.
+        accepted: events that were new.
+        duplicate: events that were known.
+        refused: events by why they were refused.
+        dead_lettered: those of them that are kept.
+    """
+    key = {"campus": campus_id, "source": source}
+    conn.execute(
+        text(
+            "INSERT INTO theon.delivery_counts AS c (campus_id, source, hour, received, accepted,"
+            " duplicate, rejected, dead_lettered, last_at)"
+            f" VALUES (:campus, :source, {_HOUR}, :received, :accepted, :duplicate, :rejected,"
+            " :dead, clock_timestamp()) ON CONFLICT (campus_id, source, hour) DO UPDATE SET"
+            " received = c.received + excluded.received,"
+            " accepted = c.accepted + excluded.accepted,"
+            " duplicate = c.duplicate + excluded.duplicate,"
+            " rejected = c.rejected + excluded.rejected,"
+            " dead_lettered = c.dead_lettered + excluded.dead_lettered,"
+            " last_at = greatest(c.last_at, excluded.last_at)"
+        ),
+        {
+            **key,
+            "received": received,
+            "accepted": accepted,
+            "duplicate": duplicate,
+            "rejected": refused.total(),
+            "dead": dead_lettered,
+        },
+    )
+    if refused:
+        conn.execute(
+            text(
+                "INSERT INTO theon.delivery_reasons AS r (campus_id, source, hour, reason, events)"
+                f" VALUES (:campus, :source, {_HOUR}, :reason, :events)"
+                " ON CONFLICT (campus_id, source, hour, reason)"
+                " DO UPDATE SET events = r.events + excluded.events"
+            ),
+            [{**key, "reason": reason, "events": n} for reason, n in sorted(refused.items())],
+        )
+
+
+def keep_letters(
+    conn: Connection,
+    campus_id: int,
+    source: str,
+    arrival: Arrival,
+    refused: pa.Table,
+    stage: str = VALIDATE,
+) -> int:
+    """Keep what was refused, byte for byte, as far as there is room in this hour.
+
+    Args:
+        conn: the transaction that accepts the events.
+        campus_id: whose source.
+        source: its name.
+        arrival: says by which format it was read.
+        refused: `REFUSED_SCHEMA`.
+        stage: of the pipeline, which refused them.
+
+    Returns:
+        How many were kept: those of up to a megabyte, up to `MOST_LETTERS` in the hour.
+    """
+    kept = conn.execute(
+        text(
+            "SELECT coalesce(max(dead_lettered), 0) FROM theon.delivery_counts"
+            f" WHERE campus_id = :campus AND source = :source AND hour = {_HOUR}"
+        ),
+        {"campus": campus_id, "source": source},
+    ).scalar_one()
+    rows = [
+        {
+            "campus": campus_id,
+            "source": source,
+            "format": arrival.format,
+            "stage": stage,
+            "reason": row["reason"],
+            "detail": row["detail"],
+            "place": row["place"],
+            "original": row["original"],
+        }
+        for row in refused.slice(0, max(MOST_LETTERS - kept, 0)).to_pylist()
+        if len(row["original"]) <= LONGEST_ORIGINAL_BYTES
+    ]
+    if rows:
+        conn.execute(
+            text(
+                "INSERT INTO theon.dead_letters (campus_id, source, format, stage, reason, detail,"
+                " place, original) VALUES (:campus, :source, :format, :stage, :reason, :detail,"
+                " :place, :original)"
+            ),
+            rows,
+        )
+    return len(rows)

@@ -1,0 +1,87 @@
+"""The door: the one way in for events that arrive while Theon runs.
+
+Whatever the connector, it hands over an arrival, and the caller's transaction makes all of it
+durable or nothing: the ids, the outcomes, the events, the delivery ledger, what was refused, and
+what the connector itself adds, such as the offsets of a topic.
+"""
+
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Connection, text
+
+from theon.intake.arrivals import (
+    EVENT_COLUMNS,
+    ORDINAL,
+    REFUSED_SCHEMA,
+    REUSED_ID,
+    Arrival,
+    Receipt,
+)
+from theon.intake.delivery import keep_letters, record_delivery
+from theon.intake.event_ids import register
+from theon.intake.journal import write_journal
+from theon.roster.campuses import Campus
+
+
+def accept(conn: Connection, campus: Campus, source: str, arrival: Arrival) -> Receipt:
+    """Take in what arrived, in the caller's transaction.
+
+    Args:
+        conn: a transaction whose scope holds the campus; nothing counts before it commits.
+        campus: whose events they are.
+        source: their sender, by a name that people know and that does not change.
+        arrival: what arrived.
+
+    Returns:
+        What became of each.
+    """
+    batch = int(conn.execute(text("SELECT nextval('theon.event_batches')")).scalar_one())
+    new, duplicates, reused = arrival.events, list[int](), list[int]()
+    if new.num_rows:
+        known = register(conn, campus.id, batch, new)
+        duplicates, reused = known.duplicates, known.reused
+        if duplicates or reused:
+            old = pa.array([*duplicates, *reused], pa.int32())
+            new = new.filter(pc.invert(pc.is_in(new[ORDINAL], old)))
+    refused = arrival.refused
+    if reused:
+        refused = pa.concat_tables([refused, _refused(arrival, reused)])
+    if new.num_rows:
+        events = new.select([field.name for field in EVENT_COLUMNS])
+        write_journal(conn, campus.id, campus.slug, source, batch, events)
+    kept = keep_letters(conn, campus.id, source, arrival, refused) if refused.num_rows else 0
+    record_delivery(
+        conn,
+        campus.id,
+        source,
+        received=arrival.received,
+        accepted=new.num_rows,
+        duplicate=len(duplicates),
+        refused=Counter(row["reason"] for row in refused.select(["reason"]).to_pylist()),
+        dead_lettered=kept,
+    )
+    return Receipt(arrival.received, new.num_rows, duplicates, refused)
+
+
+def _refused(arrival: Arrival, reused: list[int]) -> pa.Table:
+    """What the door refuses: ids that stand for something else."""
+    at = pa.array(reused, pa.int32())
+    ids = {
+        row[ORDINAL]: row["event_id"]
+        for row in arrival.events.select([ORDINAL, "event_id"])
+        .filter(pc.is_in(arrival.events[ORDINAL], at))
+        .to_pylist()
+    }
+    places = pa.nulls(len(reused), pa.string())
+    return pa.table(
+        [
+            at,
+            pa.array([REUSED_ID] * len(reused), pa.string()),
+            pa.array([ids[ordinal] for ordinal in reused], pa.string()),
+            arrival.originals.take(at).cast(pa.binary()),
+            places if arrival.places is None else arrival.places.take(at),
+        ],
+        schema=REFUSED_SCHEMA,
+    )

@@ -1,0 +1,83 @@
+"""The journal: accepted events that are not in the lake yet, in PostgreSQL.
+
+They are there in the transaction that accepts them, with whatever else it brings: outcomes, a
+consumer's offsets, statements. A landing moves them into the lake, many at a time.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Connection, text
+
+from theon.intake.arrivals import EVENT_COLUMNS
+
+CHANNEL = "theon_arrivals"
+LANDING_EVENTS = 250_000
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+
+
+def write_journal(
+    conn: Connection, campus_id: int, slug: str, source: str, batch: int, events: pa.Table
+) -> None:
+    """Put new events into the journal, and wake whoever lands them once it is committed.
+
+    Args:
+        conn: the transaction that accepts them.
+        campus_id: whose they are.
+        slug: of that campus.
+        source: where they came from.
+        batch: a number that no other call was given.
+        events: one or more; the columns of the lake's data files.
+    """
+    times = pc.min_max(events["occurred_at"])
+    conn.execute(
+        text(
+            "INSERT INTO theon.event_journal (id, campus_id, source, events, first_at, last_at,"
+            " rows) VALUES (:id, :campus, :source, :events, :first_at, :last_at, :rows)"
+        ),
+        {
+            "id": batch,
+            "campus": campus_id,
+            "source": source,
+            "events": events.num_rows,
+            "first_at": times["min"].as_py(),
+            "last_at": times["max"].as_py(),
+            "rows": _packed(events),
+        },
+    )
+    conn.execute(text("SELECT pg_notify(:channel, :slug)"), {"channel": CHANNEL, "slug": slug})
+
+
+def read_journal(conn: Connection, campus_id: int) -> tuple[list[int], pa.Table]:
+    """The oldest entries of a campus, about `LANDING_EVENTS`: their numbers and their events."""
+    entries = conn.execute(
+        text(
+            "SELECT j.id, j.rows FROM theon.event_journal j JOIN (SELECT id, sum(events) OVER"
+            " (ORDER BY id) - events AS before FROM theon.event_journal"
+            " WHERE campus_id = :campus) AS oldest ON oldest.id = j.id"
+            " WHERE j.campus_id = :campus AND oldest.before < :events ORDER BY j.id"
+        ),
+        {"campus": campus_id, "events": LANDING_EVENTS},
+    ).all()
+    tables = [_unpacked(rows) for _, rows in entries]
+    none = pa.schema(EVENT_COLUMNS).empty_table()
+    return [entry for entry, _ in entries], pa.concat_tables(tables) if tables else none
+
+
+def clear_journal(conn: Connection, campus_id: int, entries: list[int]) -> None:
+    """Take out entries that are in the lake."""
+    conn.execute(
+        text("DELETE FROM theon.event_journal WHERE campus_id = :campus AND id = ANY (:ids)"),
+        {"campus": campus_id, "ids": entries},
+    )
+
+
+def _packed(events: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, events.schema, options=_OPTIONS) as stream:
+        stream.write_table(events)
+    return sink.getvalue().to_pybytes()
+
+
+def _unpacked(rows: bytes) -> pa.Table:
+    with pa.ipc.open_stream(rows) as stream:
+        return stream.read_all()

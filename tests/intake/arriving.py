@@ -1,0 +1,32 @@
+"""Arrivals from short rows, for tests of the door and of what lies behind it."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from theon.intake.arrivals import ARRIVAL_SCHEMA, Arrival
+
+DEFAULTS: dict[str, Any] = {
+    "source": "http:test",
+    "user_id": "5",
+    "course_id": "6",
+    "event_name": "\\core\\event\\course_viewed",
+    "component": "core",
+    "action": "viewed",
+    "origin": "web",
+}
+
+
+def arrival(rows: Sequence[dict[str, Any]]) -> Arrival:
+    """Rows give `id`, `at` (epoch seconds) and what differs from `DEFAULTS`."""
+    full = []
+    for ordinal, given in enumerate(rows):
+        row = {**dict.fromkeys(ARRIVAL_SCHEMA.names), **DEFAULTS, **given, "ordinal": ordinal}
+        row["event_id"] = row.pop("id")
+        row["occurred_at"] = datetime.fromtimestamp(row.pop("at"), UTC)
+        full.append(row)
+    originals = pa.array([json.dumps(row) for row in rows], pa.string())
+    return Arrival("native", pa.Table.from_pylist(full, ARRIVAL_SCHEMA), originals)
