@@ -15,6 +15,7 @@ from theon.jobs.dispatcher import Dispatcher
 from theon.jobs.kinds import Kinds
 from theon.jobs.schedules import Scheduler
 from theon.jobs.supervisor import Supervisor
+from theon.pipeline import Lander
 from theon.settings import Settings
 from theon.store.engine import Store
 
@@ -57,7 +58,7 @@ def make_supervisor(
 
 
 class Background:
-    """Supervisor, dispatcher and scheduler of one process; a context manager.
+    """Supervisor, dispatcher, scheduler and lander of one process; a context manager.
 
     Attributes:
         kinds: the kinds of jobs.
@@ -81,19 +82,22 @@ class Background:
 
             self._delivery = CeleryDelivery(theon.settings.redis_url)
         self._dispatcher = Dispatcher(theon.store, self.kinds, self._delivery)
+        self._lander = Lander(theon.store, theon.lake, theon.settings)
 
     def start(self) -> None:
-        """Begin to run, hand out and schedule."""
+        """Begin to run, hand out and schedule, and to bring accepted events into the lake."""
         if self._supervisor is not None:
             self._supervisor.start()
         self._dispatcher.start()
         self.scheduler.start()
+        self._lander.start()
 
     def stop(self) -> None:
         """Begin nothing more, give running jobs their `drain_s`, put the rest back."""
-        self.scheduler.stop()
-        self._dispatcher.stop()
-        for thread in (self.scheduler, self._dispatcher):
+        threads = (self._lander, self.scheduler, self._dispatcher)
+        for thread in threads:
+            thread.stop()
+        for thread in threads:
             thread.join(5.0)
         if self._supervisor is not None:
             self._supervisor.drain()

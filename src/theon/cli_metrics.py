@@ -56,8 +56,10 @@ def metrics_refresh(
     Example: theon metrics refresh
     """
     from theon.metrics.refresh import refresh  # noqa: PLC0415
+    from theon.pipeline import land_all  # noqa: PLC0415
 
     with cli_common.open_theon() as theon:
+        land_all(theon.store, theon.lake, theon.settings)
         summary = refresh(
             theon.store, theon.lake, theon.settings, rebuild=rebuild, progress=cli_common.progress()
         )

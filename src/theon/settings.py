@@ -97,6 +97,26 @@ class Settings(BaseSettings):
         ),
     ] = 20_000
 
+    real_time_analytics: Annotated[
+        bool,
+        Field(
+            validation_alias=AliasChoices("ENABLE_REAL_TIME_ANALYTICS", "real_time_analytics"),
+            description="Whether metrics move within seconds of an event; without it they move "
+            "at the next scheduled refresh.",
+        ),
+    ] = True
+    client_events_per_minute: Annotated[
+        int,
+        Field(
+            ge=1,
+            validation_alias=AliasChoices(
+                "THEON_CLIENT_EVENTS_PER_MINUTE", "client_events_per_minute"
+            ),
+            description="Events that one API key or account may send over HTTP in a minute; who "
+            "sends more is answered 429 and when to come back.",
+        ),
+    ] = 3_000_000
+
     redis_url: Annotated[
         str | None,
         Field(

@@ -28,6 +28,9 @@ class Permission(StrEnum):
     QUEUES_CONTROL = "queues.control"
     WORKERS_READ = "workers.read"
     METRICS_READ = "metrics.read"
+    EVENTS_SEND = "events.send"
+    DELIVERY_READ = "delivery.read"
+    DELIVERY_CONTROL = "delivery.control"
     ACCOUNTS_MANAGE = "accounts.manage"
     KEYS_MANAGE = "keys.manage"
 
@@ -41,7 +44,13 @@ PERMISSIONS: Mapping[Role, frozenset[Permission]] = MappingProxyType(
         Role.TEACHER: frozenset({Permission.METRICS_READ}),
         Role.LEARNER: frozenset(),
         Role.SERVICE: frozenset(
-            {Permission.JOBS_READ, Permission.JOBS_RUN, Permission.METRICS_READ}
+            {
+                Permission.JOBS_READ,
+                Permission.JOBS_RUN,
+                Permission.METRICS_READ,
+                Permission.EVENTS_SEND,
+                Permission.DELIVERY_READ,
+            }
         ),
     }
 )

@@ -18,6 +18,7 @@ from theon.events.activity import ActivityRules, load_rules
 from theon.lake.engine import open_engine, sql_list
 from theon.lake.table import EventLake, LakeFile
 from theon.metrics import derive, kernel
+from theon.metrics.announce import announce
 from theon.metrics.catalog import Metric, load_catalog
 from theon.metrics.manifest import Manifest, load_manifest, save_manifest, sweep
 from theon.metrics.publish import publish
@@ -73,6 +74,21 @@ class _State:
     definitions: dict[str, tuple[str, int]]
     cells: Manifest
     days: Manifest
+
+
+@dataclass
+class _Work:
+    """One campus's refresh on its way through the stages."""
+
+    bench: derive.Workbench
+    state: _State
+    version: int
+    stale: set[str]
+    hours: dict[int, int]
+    all_cells: bool
+    all_days: bool
+    kept: bool = False
+    written: dict[str, int] = field(default_factory=dict)
 
 
 def refresh(
@@ -187,9 +203,18 @@ class _CampusRefresh:
                 self.progress,
                 files,
             )
-            hours = hours_of_files(bench, changed, complete=all_cells)
-            self._derive(bench, state, hours, all_cells=all_cells, all_days=all_days)
-            written = self._publish(bench, state, version, stale)
+            work = _Work(
+                bench,
+                state,
+                version,
+                stale,
+                hours_of_files(bench, changed, complete=all_cells),
+                all_cells,
+                all_days,
+            )
+            for stage in STAGES:
+                stage.run(self, work)
+        hours, written = work.hours, work.written
         self.checkpoint("committed")
         analyze_tables(
             self.store,
@@ -239,66 +264,57 @@ class _CampusRefresh:
                 days=load_manifest(conn, self.campus.id, "days", "day"),
             )
 
-    def _derive(
-        self,
-        bench: derive.Workbench,
-        state: _State,
-        hours: dict[int, int],
-        *,
-        all_cells: bool,
-        all_days: bool,
-    ) -> None:
-        """Cells and days; leaves `changed_days` in the engine unless all days are new."""
-        cells_before = state.cells.live_sql(bench.home, set(hours))
-        first = all_cells or not state.cells.parts
-        derive.build_cells(bench, state.cells, hours, complete=first)
+    def correlate(self, work: _Work) -> None:
+        """Cells: what each learner did in each course, hour by hour, whatever the source."""
+        before = work.state.cells.live_sql(work.bench.home, set(work.hours))
+        first = work.all_cells or not work.state.cells.parts
+        derive.build_cells(work.bench, work.state.cells, work.hours, complete=first)
         self.checkpoint("cells written")
-        if all_days:
+        if not work.all_days:
+            derive.find_changed_cells(work.bench, before, work.state.cells, set(work.hours))
+
+    def analyse_sessions(self, work: _Work) -> None:
+        """Days: the gaps between cells, within the session limit, are time spent."""
+        bench, state = work.bench, work.state
+        if work.all_days:
             state.days.clear()
             wanted = derive.days_of_cells(bench, state.cells)
         else:
-            derive.find_changed_cells(bench, cells_before, state.cells, set(hours))
             wanted = derive.find_changed_days(bench)
-        derive.build_days(bench, state.cells, state.days, wanted, patch=not all_days)
+        derive.build_days(bench, state.cells, state.days, wanted, patch=not work.all_days)
         self.checkpoint("days written")
 
-    def _publish(
-        self, bench: derive.Workbench, state: _State, version: int, stale: set[str]
-    ) -> dict[str, int]:
-        written: dict[str, int] = {}
-        current = [metric for name, metric in self.catalog.items() if name not in stale]
-        kept = bool(current) and keep_days(bench, current, state.days)
+    def calculate(self, work: _Work) -> None:
+        """What the changed rows of the metrics rest on; the rows follow as they are stored."""
+        current = [metric for name, metric in self.catalog.items() if name not in work.stale]
+        work.kept = bool(current) and keep_days(work.bench, current, work.state.days)
+
+    def aggregate_and_store(self, work: _Work) -> None:
+        """The rows of every metric, in the one transaction that commits the refresh."""
+        bench, state = work.bench, work.state
         with self.store.transaction(Scope(self.campus.slug)) as conn:
             self._lock(conn, state.generation)
-            self._write_rows(conn, bench, state.days, stale, kept=kept, written=written)
+            self._write_rows(conn, work)
             gone = save_manifest(conn, self.campus.id, state.cells)
             gone += save_manifest(conn, self.campus.id, state.days)
-            self._move_cursor(conn, version)
+            self._move_cursor(conn, work.version)
+            if any(work.written.values()):
+                announce(conn, self.campus.slug)
             self.checkpoint("before commit")
         for path in gone:
             (bench.home / path).unlink(missing_ok=True)
         with self.store.transaction(Scope(self.campus.slug)) as conn:
             folder = bench.home / "derived" / self.campus.slug
             sweep(conn, self.campus.id, folder, bench.home, time.time() - ORPHANS_AFTER_S)
-        return written
 
-    def _write_rows(
-        self,
-        conn: Connection,
-        bench: derive.Workbench,
-        days: Manifest,
-        stale: set[str],
-        *,
-        kept: bool,
-        written: dict[str, int],
-    ) -> None:
-        """Compute and publish metric after metric; rows written or removed go into `written`.
+    def _write_rows(self, conn: Connection, work: _Work) -> None:
+        """Compute and publish metric after metric.
 
         Where the rows are few, the database writes those of one metric while the engine computes
         those of the next.
         """
+        bench, days, written = work.bench, work.state.days, work.written
         begun: Future[int] | None = None
-
         with (
             ThreadPoolExecutor(1) as writer,
             self.progress.step(
@@ -306,13 +322,14 @@ class _CampusRefresh:
             ) as step,
         ):
             for name, metric in self.catalog.items():
-                keys = None if name in stale else affected_keys(bench, metric)
+                keys = None if name in work.stale else affected_keys(bench, metric)
                 if keys is not None and keys.num_rows == 0:
                     step.advance()
                     continue
                 wanted = None if keys is None else days_of_keys(metric, keys)
-                few = kept and keys is not None and keys.num_rows <= FEW_KEYS
-                rows = metric_rows(bench, metric, days, wanted, kept=kept and keys is not None)
+                few = work.kept and keys is not None and keys.num_rows <= FEW_KEYS
+                kept = work.kept and keys is not None
+                rows = metric_rows(bench, metric, days, wanted, kept=kept)
                 held = rows.read_all() if few else rows
                 self._written(written, begun)
                 begun = writer.submit(publish, conn, metric, self.campus.id, held, keys)
@@ -368,6 +385,22 @@ class _CampusRefresh:
                 for m in self.catalog.values()
             ],
         )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the pipeline: its name, and what does it."""
+
+    name: str
+    run: Callable[[_CampusRefresh, _Work], None]
+
+
+STAGES = (
+    Stage("correlate user activity", _CampusRefresh.correlate),
+    Stage("analyse sessions", _CampusRefresh.analyse_sessions),
+    Stage("calculate metrics", _CampusRefresh.calculate),
+    Stage("aggregate and store", _CampusRefresh.aggregate_and_store),
+)
 
 
 class _OvertakenError(Exception):

@@ -1,0 +1,204 @@
+"""Group commit: requests that come together share one transaction, and one flush to the disk.
+
+A committer takes what is waiting, never waits for more, and answers each request with its own
+part. So one request alone is answered at once, and under load the groups grow by themselves.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from theon.errors import TheonError
+from theon.intake.arrivals import ORDINAL, Arrival, Receipt
+from theon.intake.door import accept
+from theon.roster.campuses import Campus
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+GROUP_EVENTS = 20_000
+COMMITTERS = 2
+# Waiting and being worked on; beyond it senders are told to come back.
+WAITING_BYTES = 96 << 20
+
+# (mapping, events as they were sent) → an arrival, whose ordinals are places in the latter.
+Reader = Callable[[str, "pa.Array[Any]"], Arrival]
+
+_log = logging.getLogger(__name__)
+
+
+class BusyError(TheonError):
+    """There is no room for more at the moment; nothing of the request was taken."""
+
+    retry_after_s = 1
+
+
+@dataclass(frozen=True)
+class _Request:
+    campus: Campus
+    source: str
+    format: str
+    events: "pa.Array[Any]"
+    size_bytes: int
+    receipt: "Future[Receipt]"
+
+    @property
+    def group(self) -> tuple[int, str, str]:
+        return self.campus.id, self.source, self.format
+
+
+class GroupCommit:
+    """Accepts events of many requests; `start` it, and `stop` it when no more will come."""
+
+    def __init__(self, store: Store, read: Reader) -> None:
+        """Name the store and what reads events; nothing runs before `start`."""
+        self._store = store
+        self._read = read
+        self._waiting: deque[_Request] = deque()
+        self._bytes = 0
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"committer-{n}", daemon=True)
+            for n in range(COMMITTERS)
+        ]
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Answer what is waiting, then end."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def submit(
+        self, campus: Campus, source: str, format: str, events: "pa.Array[Any]", size_bytes: int
+    ) -> "Future[Receipt]":
+        """Hand over the events of one request.
+
+        Args:
+            campus: whose they are.
+            source: their sender.
+            format: the mapping that reads them.
+            events: as they were sent, `binary`.
+            size_bytes: of them together.
+
+        Returns:
+            The receipt, once the events are durable. Its ordinals are places in `events`.
+
+        Raises:
+            BusyError: too much is waiting.
+        """
+        request = _Request(campus, source, format, events, size_bytes, Future())
+        with self._changed:
+            if self._stopping or self._bytes + size_bytes > WAITING_BYTES:
+                raise BusyError(
+                    "the service stops" if self._stopping else "too many events are waiting",
+                    next_step="Nothing of this request was taken; send it again in a moment.",
+                )
+            self._bytes += size_bytes
+            self._waiting.append(request)
+            self._changed.notify()
+        return request.receipt
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._stopping:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                group = self._next_group()
+            try:
+                self._commit(group)
+            finally:
+                with self._changed:
+                    self._bytes -= sum(request.size_bytes for request in group)
+
+    def _next_group(self) -> list[_Request]:
+        """The oldest request, and those that may share its transaction."""
+        first = self._waiting.popleft()
+        group, others, events = [first], deque[_Request](), len(first.events)
+        while self._waiting:
+            request = self._waiting.popleft()
+            fits = events + len(request.events) <= GROUP_EVENTS
+            if fits and request.group == first.group:
+                group.append(request)
+                events += len(request.events)
+            else:
+                others.append(request)
+        self._waiting = others
+        return group
+
+    def _commit(self, group: Sequence[_Request]) -> None:
+        try:
+            receipt = self._accept(group)
+        except Exception as error:
+            if len(group) > 1:  # what is wrong with one must not keep out the others
+                for request in group:
+                    self._commit([request])
+                return
+            if not isinstance(error, TheonError):
+                _log.exception("a request with events could not be taken in")
+            group[0].receipt.set_exception(error)
+            return
+        for request, part in zip(
+            group, split(receipt, [len(r.events) for r in group]), strict=True
+        ):
+            request.receipt.set_result(part)
+
+    def _accept(self, group: Sequence[_Request]) -> Receipt:
+        first = group[0]
+        arrays = [request.events for request in group]
+        events = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
+        arrival = self._read(first.format, events)
+        with self._store.transaction(Scope(first.campus.slug)) as conn:
+            return accept(conn, first.campus, first.source, arrival)
+
+
+def split(receipt: Receipt, sizes: Sequence[int]) -> list[Receipt]:
+    """One receipt per request.
+
+    Args:
+        receipt: of all of them, one after the other.
+        sizes: how many events each had.
+    """
+    if len(sizes) == 1:
+        return [receipt]
+    ends = np.cumsum(sizes)
+    duplicates: list[list[int]] = [[] for _ in sizes]
+    for ordinal in receipt.duplicates:
+        number = int(np.searchsorted(ends, ordinal, side="right"))
+        duplicates[number].append(ordinal - int(ends[number]) + sizes[number])
+    parts = []
+    for number, size in enumerate(sizes):
+        end = int(ends[number])
+        refused = receipt.refused
+        if refused.num_rows:
+            at = refused[ORDINAL].to_numpy() - (end - size)
+            inside = (at >= 0) & (at < size)
+            refused = refused.filter(inside)
+            moved = pa.array(at[inside], pa.int32())
+            refused = refused.set_column(0, receipt.refused.schema.field(0), moved)
+        accepted = size - len(duplicates[number]) - refused.num_rows
+        parts.append(
+            replace(
+                receipt,
+                received=size,
+                accepted=accepted,
+                duplicates=duplicates[number],
+                refused=refused,
+            )
+        )
+    return parts

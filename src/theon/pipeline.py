@@ -1,0 +1,110 @@
+"""The pipeline: six stages from an event to whoever wants to know, for every source alike.
+
+Connectors (HTTP, Kafka, xAPI, files, Moodle's database) only feed the first stage. Each stage reads
+what the one before it has made durable; one that was stopped catches up.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from theon.errors import TheonError
+from theon.intake.door import accept
+from theon.intake.journal import CHANNEL
+from theon.intake.landing import campuses_to_land, land
+from theon.lake.table import EventLake
+from theon.metrics import refresh as metrics
+from theon.metrics.announce import announce
+from theon.metrics.refresh import refresh
+from theon.roster.campuses import get_campus
+from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+# Between two rounds of one process: events of so many seconds share their landing.
+ROUND_S = 0.5
+LOOK_S = 5.0
+PAUSE_AFTER_ERROR_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, the function that is its heart, and when it is done."""
+
+    name: str
+    function: Callable[..., Any]
+    runs: str
+
+
+_DURING = "in a refresh"
+STAGES = (
+    Stage("collect and validate", accept, "in the transaction of whoever brings events"),
+    *(Stage(stage.name, stage.run, _DURING) for stage in metrics.STAGES),
+    Stage("notify on significant change", announce, "in the transaction that stores the rows"),
+)
+
+
+def land_all(store: Store, lake: EventLake, settings: Settings) -> dict[str, int]:
+    """Bring all accepted events into the lake.
+
+    Returns:
+        Slug of each campus that had some, and how many were new in the lake.
+
+    Raises:
+        ConflictError: other processes kept winning; what is not done now is done next time.
+        UnavailableError: lake or database cannot be reached.
+    """
+    with store.transaction(Scope.district()) as conn:
+        waiting = campuses_to_land(conn)
+    found: dict[str, int] = {}
+    for slug in waiting:
+        owner = get_campus(store, slug)
+        while (landed := land(store, lake, settings, owner)) is not None:
+            found[slug] = found.get(slug, 0) + landed.new
+    return found
+
+
+class Lander(threading.Thread):
+    """Catches up whenever events were accepted, by whichever process."""
+
+    def __init__(self, store: Store, lake: EventLake, settings: Settings) -> None:
+        """Name what it works with; it runs after `start`."""
+        super().__init__(name="lander", daemon=True)
+        self._store, self._lake, self._settings = store, lake, settings
+        self._stopping = threading.Event()
+        self._behind: set[str] = set()  # landed, and the metrics have not moved yet
+
+    def stop(self) -> None:
+        """End after the round that is going on; it does not wait for that."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Until `stop`: hear of events, or look every few seconds, and catch up."""
+        heard = self._store.listen(CHANNEL, timeout_s=lambda: ROUND_S)
+        looked = 0.0
+        for slug in heard:
+            if self._stopping.is_set():
+                return
+            if slug is None and time.monotonic() - looked < LOOK_S:
+                continue
+            looked = time.monotonic()
+            self._round()
+            self._stopping.wait(max(0.0, ROUND_S - (time.monotonic() - looked)))
+
+    def _round(self) -> None:
+        try:
+            self._behind |= land_all(self._store, self._lake, self._settings).keys()
+            for slug in sorted(self._behind) if self._settings.real_time_analytics else ():
+                refresh(self._store, self._lake, self._settings, campus=slug)
+                self._behind.discard(slug)
+        except TheonError as error:
+            _log.warning("accepted events wait: %s", error.message)
+            self._stopping.wait(PAUSE_AFTER_ERROR_S)
+        except Exception:
+            _log.exception("accepted events wait")
+            self._stopping.wait(PAUSE_AFTER_ERROR_S)
