@@ -1,0 +1,1 @@
+"""How the lines of each source become canonical events: one data file per source."""
