@@ -74,9 +74,11 @@ def bare_celery_worker(redis_url: str) -> Iterator[None]:
 
 
 @contextmanager
-def process(command: list[str]) -> Iterator[None]:
+def process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[None]:
     """A program that is ended with all its children at the end of the block."""
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    started = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+    )
     try:
         yield
     finally:

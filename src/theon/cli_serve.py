@@ -9,6 +9,7 @@ import uvicorn
 from theon.access.requests import Access
 from theon.access.welcome import first_link
 from theon.api.app import create_app
+from theon.api.events import add_events_api
 from theon.api.jobs_app import add_jobs_api
 from theon.api.server import Server
 from theon.api.sign_in import add_sign_in
@@ -35,6 +36,7 @@ def serve_pages(theon: Theon) -> None:
     add_sign_in_pages(app)
     background = Background(theon)
     add_jobs_api(app, theon.store, background.kinds, background.scheduler)
+    events = add_events_api(app, theon.store, theon.settings)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
     add_pages(app, theon.store)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
@@ -45,7 +47,7 @@ def serve_pages(theon: Theon) -> None:
             f"Nobody can sign in yet. The first administrator opens, once: {link}", err=True
         )
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    with sock, background:
+    with sock, background, events:
         Server(config).run(sockets=[sock])
 
 

@@ -7,7 +7,7 @@ part. So one request alone is answered at once, and under load the groups grow b
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from theon.errors import TheonError
-from theon.intake.arrivals import ORDINAL, Arrival, Receipt
+from theon.intake.arrivals import ORDINAL, Receipt
 from theon.intake.door import accept
+from theon.intake.mapped import read_arrival
 from theon.roster.campuses import Campus
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -26,9 +27,6 @@ GROUP_EVENTS = 20_000
 COMMITTERS = 2
 # Waiting and being worked on; beyond it senders are told to come back.
 WAITING_BYTES = 96 << 20
-
-# (mapping, events as they were sent) → an arrival, whose ordinals are places in the latter.
-Reader = Callable[[str, "pa.Array[Any]"], Arrival]
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +54,9 @@ class _Request:
 class GroupCommit:
     """Accepts events of many requests; `start` it, and `stop` it when no more will come."""
 
-    def __init__(self, store: Store, read: Reader) -> None:
-        """Name the store and what reads events; nothing runs before `start`."""
+    def __init__(self, store: Store) -> None:
+        """Name the store; nothing runs before `start`."""
         self._store = store
-        self._read = read
         self._waiting: deque[_Request] = deque()
         self._bytes = 0
         self._stopping = False
@@ -162,7 +159,7 @@ class GroupCommit:
         first = group[0]
         arrays = [request.events for request in group]
         events = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
-        arrival = self._read(first.format, events)
+        arrival = read_arrival(events, first.format)
         with self._store.transaction(Scope(first.campus.slug)) as conn:
             return accept(conn, first.campus, first.source, arrival)
 

@@ -1,0 +1,276 @@
+"""POST /api/v1/events: durable before it is answered, each event accounted for, limits kept."""
+
+import gzip
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from tests.api.jobs_service import Service, served
+
+from theon.access.keys import list_keys, revoke_key
+from theon.access.roles import Role
+from theon.api import events as events_api
+from theon.api.events import EventsRoom, add_events_api
+from theon.errors import UnavailableError
+from theon.intake import bodies, group_commit
+from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+EVENTS = "/api/v1/events"
+AT = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+
+
+def event(number: int | str, **more: Any) -> dict[str, Any]:
+    given = {"id": f"e{number}", "event_name": "page_viewed", "occurred_at": AT}
+    return {**given, "user_id": "5", "course_id": "6", "action": "viewed", **more}
+
+
+def lines(*events: dict[str, Any]) -> bytes:
+    return "\n".join(map(json.dumps, events)).encode()
+
+
+@pytest.fixture
+def room(service: Service, store_settings: Settings) -> Iterator[EventsRoom]:
+    with add_events_api(service.app, service.store, store_settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def moodle(service: Service, room: EventsRoom) -> TestClient:
+    """A service of oak that sends events."""
+    return service.client(Role.SERVICE, "oak")
+
+
+def journal(store: Store, campus: str = "oak") -> int:
+    with store.transaction(Scope(campus)) as conn:
+        found = conn.execute(text("SELECT coalesce(sum(events), 0) FROM theon.event_journal"))
+        return int(found.scalar_one())
+
+
+def test_accepted_events_are_durable_when_they_are_answered(
+    moodle: TestClient, service: Service
+) -> None:
+    got = moodle.post(EVENTS, content=lines(event(1), event(2)))
+    assert got.status_code == 202
+    assert got.json() == {
+        "received": 2, "accepted": 2, "duplicate": 0, "rejected": 0, "rejections": [],
+    }  # fmt: skip
+    assert journal(service.store) == 2
+
+
+def test_the_same_again_is_known_however_it_is_sent(moodle: TestClient, service: Service) -> None:
+    moodle.post(EVENTS, content=lines(event(1), event(2)))
+    ways = [
+        moodle.post(EVENTS, json=[event(1), event(2)]),
+        moodle.post(EVENTS, content=b"\r\n".join([lines(event(1)), b"", lines(event(2))])),
+        moodle.post(
+            EVENTS,
+            content=gzip.compress(lines(event(1), event(2))),
+            headers={"Content-Encoding": "gzip"},
+        ),
+    ]
+    for got in ways:
+        assert (got.status_code, got.json()["duplicate"], got.json()["accepted"]) == (202, 2, 0)
+    assert journal(service.store) == 2
+
+
+def test_each_rejected_event_is_named_and_the_others_are_taken(
+    moodle: TestClient, service: Service
+) -> None:
+    sent = [lines(event(1)), b"hello", lines({**event(2), "occurred_at": "yesterday"}), b'{"id":3}']
+    got = moodle.post(EVENTS, content=b"\n".join([*sent, lines(event(1, user_id="7"))]))
+    assert got.status_code == 202
+    answer = got.json()
+    assert (answer["received"], answer["accepted"], answer["rejected"]) == (5, 1, 4)
+    assert [r["index"] for r in answer["rejections"]] == [1, 2, 3, 4]
+    assert all(r["reason"] for r in answer["rejections"])
+    with service.store.transaction(Scope("oak")) as conn:
+        kept = conn.execute(text("SELECT original FROM theon.dead_letters ORDER BY id")).scalars()
+        assert [bytes(original) for original in kept][:2] == sent[1:3]
+
+
+def test_a_body_of_which_nothing_can_be_taken_is_answered_422(moodle: TestClient) -> None:
+    got = moodle.post(EVENTS, content=b"hello\nworld")
+    assert (got.status_code, got.json()["rejected"]) == (422, 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"", {}, 400),
+        (b'[{"id":1},', {"Content-Type": "application/json"}, 400),
+        (b"x", {"Content-Encoding": "br"}, 400),
+        (b"x", {"Content-Encoding": "gzip"}, 400),
+        (gzip.compress(bytes(11 << 20)), {"Content-Encoding": "gzip"}, 413),
+        (b" " * ((10 << 20) + 1), {}, 413),
+        (b"{}\n" * 100_001, {}, 413),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_whole(
+    moodle: TestClient, service: Service, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    got = moodle.post(EVENTS, content=body, headers=headers)
+    assert got.status_code == status
+    assert got.json()["error"]
+    assert got.json()["next_step"]
+    assert journal(service.store) == 0
+
+
+def test_who_may_send(service: Service, room: EventsRoom) -> None:
+    allowed = {Role.SYSTEM_ADMINISTRATOR, Role.CAMPUS_ADMINISTRATOR, Role.SERVICE}
+    for role in Role:
+        got = service.client(role).post(f"{EVENTS}?campus=oak", content=lines(event(role)))
+        assert got.status_code == (202 if role in allowed else 403), role
+    assert service.client(None).post(EVENTS, content=lines(event(1))).status_code == 401
+
+
+def test_events_go_to_the_senders_campus_or_one_below_it(
+    service: Service, room: EventsRoom, moodle: TestClient
+) -> None:
+    assert moodle.post(f"{EVENTS}?campus=elm", content=lines(event(1))).status_code == 400
+    assert moodle.post(f"{EVENTS}?campus=nowhere", content=lines(event(1))).status_code == 400
+    root = service.root
+    assert root.post(EVENTS, content=lines(event(1))).status_code == 400
+    assert root.post(f"{EVENTS}?campus=elm", content=lines(event(1))).status_code == 202
+    assert (journal(service.store, "oak"), journal(service.store, "elm")) == (0, 1)
+
+
+def test_a_revoked_key_is_believed_for_seconds_at_most(
+    service: Service, room: EventsRoom, moodle: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert moodle.post(EVENTS, content=lines(event(1))).status_code == 202
+    for key in list_keys(service.store):
+        revoke_key(service.store, key.id)
+    room.trusted.expire(time.monotonic() + events_api.TRUSTED_S + 0.1)
+    assert moodle.post(EVENTS, content=lines(event(2))).status_code == 401
+
+
+def test_a_client_that_sends_too_much_is_told_when_to_come_back(
+    service: Service, store_settings: Settings
+) -> None:
+    few = store_settings.model_copy(update={"client_events_per_minute": 3})
+    with add_events_api(service.app, service.store, few):
+        first, other = service.client(Role.SERVICE, "oak"), service.client(Role.SERVICE, "elm")
+        assert first.post(EVENTS, content=lines(event(1), event(2))).status_code == 202
+        got = first.post(EVENTS, content=lines(event(3), event(4)))
+        assert got.status_code == 429
+        assert 1 <= int(got.headers["Retry-After"]) <= 120
+        assert other.post(EVENTS, content=lines(event(1))).status_code == 202
+    assert journal(service.store) == 2
+
+
+def test_where_too_much_waits_senders_are_told_to_come_back(
+    moodle: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "WAITING_BYTES", 10)
+    got = moodle.post(EVENTS, content=lines(event(1)))
+    assert (got.status_code, got.headers["Retry-After"]) == (429, "1")
+    assert journal(service.store) == 0
+
+
+def test_a_database_that_is_away_is_said_and_nothing_is_taken(
+    moodle: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise UnavailableError("the database went away", next_step="Come back.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(group_commit, "accept", away)
+        assert moodle.post(EVENTS, content=lines(event(1))).status_code == 503
+    assert moodle.post(EVENTS, content=lines(event(1))).json()["accepted"] == 1
+
+
+def test_requests_at_the_same_time_share_commits_and_each_gets_its_own_answer(
+    moodle: TestClient, service: Service
+) -> None:
+    """Eight senders of single events and of batches, some of them bad, some sent twice."""
+    key = moodle.headers["Authorization"]
+    failures: list[str] = []
+
+    def sender(address: str, number: int) -> None:
+        with httpx.Client(base_url=f"http://{address}", headers={"Authorization": key}) as client:
+            for turn in range(15):
+                own = [event(f"{number}-{turn}-{n}") for n in range(number)]
+                body = lines(*own, own[0]) if own else lines(event("shared"))
+                got = client.post(EVENTS, content=body + b"\nbad").json()
+                if own and (got["accepted"], got["duplicate"]) != (number, 1):
+                    failures.append(str(got))
+                last = len(body.splitlines())
+                if [r["index"] for r in got["rejections"]] != [last]:
+                    failures.append(str(got))
+
+    with served(service.app) as address:
+        threads = [threading.Thread(target=sender, args=(address, n)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failures
+    assert journal(service.store) == 15 * sum(range(8)) + 1
+    with service.store.transaction(Scope("oak")) as conn:
+        entries = conn.execute(text("SELECT count(*) FROM theon.event_journal")).scalar_one()
+    assert entries < 8 * 15
+
+
+def test_the_schema_of_an_event_is_published(moodle: TestClient) -> None:
+    schema = moodle.get(f"{EVENTS}/schema").json()
+    assert {"id", "event_name", "occurred_at"} == set(schema["required"])
+    assert set(event(1)) <= set(schema["properties"])
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    body=st.one_of(
+        st.binary(max_size=300),
+        st.text(max_size=100).map(lambda s: s.encode("utf-8", "surrogatepass")),
+        st.lists(
+            st.dictionaries(
+                st.sampled_from(["id", "event_name", "occurred_at", "user_id", "other", "x"]),
+                st.one_of(
+                    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
+                    st.just(AT), st.just("1970-01-01T00:00:00Z"), st.just("2999-01-01T00:00:00Z"),
+                    st.just({"a": [{}]}),
+                ),
+            ),
+            max_size=5,
+        ).map(lambda events: json.dumps(events).encode()),
+    ),
+    kind=st.sampled_from(["application/json", "application/x-ndjson", "text/html", ""]),
+)  # fmt: skip
+def test_whatever_is_sent_is_answered_and_adds_up(
+    moodle: TestClient, body: bytes, kind: str
+) -> None:
+    """No body makes the service fail, and what it says of a body adds up."""
+    got = moodle.post(EVENTS, content=body, headers={"Content-Type": kind})
+    assert got.status_code in (202, 400, 413, 422), got.text
+    if got.status_code in (202, 422):
+        answer = got.json()
+        parts = answer["accepted"] + answer["duplicate"] + answer["rejected"]
+        assert answer["received"] == parts > 0
+        assert len(answer["rejections"]) == answer["rejected"]
+
+
+def test_depth_bombs_and_giant_names_are_refused_by_name(moodle: TestClient) -> None:
+    deep = '{"a":' * 200_000 + "1" + "}" * 200_000
+    bombs = [
+        lines(event(1))[:-1] + b', "other": ' + deep.encode() + b"}",
+        lines(event(2, user_id="x" * 1_000_000)),
+        lines(event(3, user_id="a\x00b")),
+        lines(event(4)).replace(b'"5"', b'"\\ud800"'),
+        lines(event("x" * 1_000_000)),
+    ]
+    assert all(len(bomb) < bodies.MOST_BYTES for bomb in bombs)
+    got = moodle.post(EVENTS, content=b"\n".join(bombs))
+    assert (got.status_code, got.json()["rejected"]) == (422, len(bombs))
