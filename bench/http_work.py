@@ -169,7 +169,8 @@ def serving() -> Iterator[tuple[int, dict[str, str]]]:
                 "PORT": str(port),
                 "THEON_CLIENT_EVENTS_PER_MINUTE": "100000000",
             }
-            command = [sys.executable, "-W", "ignore", "-m", "theon.cli", "serve"]
+            start = "from theon.cli import main; main()"
+            command = [sys.executable, "-W", "ignore", "-c", start, "serve"]
             with process(command, environment):
                 wait_for(lambda: _answers(port, "/health"), "theon serve")
                 yield port, {"Authorization": f"Bearer {key}"}

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, text
 
-from theon.intake.arrivals import EVENT_COLUMNS, ORDINAL
+from theon.intake.arrivals import ARRIVAL_SCHEMA, EVENT_COLUMNS, ORDINAL
 from theon.lake.engine import open_scratch
 
 EVENT_ID_DAYS = 30
@@ -26,6 +26,7 @@ EVENT_ID_DAYS = 30
 _OWN = threading.local()
 # The same event may come by another road: where it came from is not what it says.
 _CONTENT = [f for f in EVENT_COLUMNS if f.name not in ("event_id", "source")]
+_KEPT = ["event_id", *(f.name for f in _CONTENT)]
 
 _REGISTER = text(
     "WITH sent AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:contents AS uuid[]),"
@@ -96,27 +97,39 @@ def _sent(hashed: pa.Table) -> dict[str, list[Any]]:
 def _hashes(events: pa.Table) -> pa.Table:
     """(ordinal, id_hash, content_hash, first: of this id in the batch, same: as that one)."""
     # A column that is null throughout adds nothing, so what it says does not depend on the batch.
-    said = [f for f in _CONTENT if events[f.name].null_count < events.num_rows]
-    parts = [f"'{f.name}=' || {_as_text(f)} || chr(31)" for f in said]
-    query = (
-        f"SELECT {ORDINAL}, md5(event_id) AS id_hash, md5(concat({', '.join(parts)})) AS"
-        " content_hash FROM events_"
-    )
-    engine = _engine()
-    engine.register("events_", events)
+    said = tuple(f.name for f in _CONTENT if events[f.name].null_count < events.num_rows)
+    hashed = _run(said, events)
+    if len(hashed["id_hash"].unique()) == hashed.num_rows:
+        yes = pa.repeat(True, hashed.num_rows)
+        return hashed.append_column("first", yes).append_column("same", yes)
+    firsts: dict[str, tuple[int, str]] = {}
+    rows = hashed.sort_by(ORDINAL)
+    for row in rows.to_pylist():  # repetitions are rare, and their batches small
+        firsts.setdefault(row["id_hash"], (row[ORDINAL], row["content_hash"]))
+    found = [firsts[row["id_hash"]] for row in rows.to_pylist()]
+    first = pc.equal(rows[ORDINAL], pa.array([ordinal for ordinal, _ in found], pa.int32()))
+    same = pc.equal(rows["content_hash"], pa.array([content for _, content in found]))
+    return rows.append_column("first", first).append_column("same", same)
+
+
+def _run(said: tuple[str, ...], events: pa.Table) -> pa.Table:
+    """(ordinal, id_hash, content_hash): by a statement that this thread has planned before."""
+    engine, planned = _engine()
+    if said not in planned:
+        parts = [f"'{f.name}=' || {_as_text(f)} || chr(31)" for f in _CONTENT if f.name in said]
+        engine.execute(
+            f"PREPARE hashes_{len(planned)} AS SELECT {ORDINAL}, md5(event_id) AS id_hash,"
+            f" md5(concat({', '.join(parts)})) AS content_hash FROM events_"
+        )
+        planned[said] = f"hashes_{len(planned)}"
+    engine.register("given_", events.select([ORDINAL, *_KEPT]))
     try:
-        hashed: pa.Table = engine.sql(query).to_arrow_table()
-        if len(hashed["id_hash"].unique()) == hashed.num_rows:
-            yes = pa.repeat(True, hashed.num_rows)
-            return hashed.append_column("first", yes).append_column("same", yes)
-        numbered: pa.Table = engine.sql(
-            "SELECT *, row_number() OVER w = 1 AS first,"
-            " first_value(content_hash) OVER w = content_hash AS same"
-            f" FROM ({query}) WINDOW w AS (PARTITION BY id_hash ORDER BY {ORDINAL})"
-        ).to_arrow_table()
+        engine.execute("INSERT INTO events_ BY NAME FROM given_")
+        hashed: pa.Table = engine.sql(f"EXECUTE {planned[said]}").to_arrow_table()
     finally:
-        engine.unregister("events_")
-    return numbered
+        engine.unregister("given_")
+        engine.execute("TRUNCATE events_")
+    return hashed
 
 
 def _as_text(field: "pa.Field[Any]") -> str:
@@ -125,10 +138,15 @@ def _as_text(field: "pa.Field[Any]") -> str:
     return field.name if pa.types.is_string(field.type) else f"{field.name}::VARCHAR"
 
 
-def _engine() -> duckdb.DuckDBPyConnection:
-    """This thread's engine: to open one takes longer than most batches."""
+def _engine() -> tuple[duckdb.DuckDBPyConnection, dict[tuple[str, ...], str]]:
+    """This thread's engine, and its statements: to make either takes longer than most batches."""
     if not hasattr(_OWN, "engine"):
-        _OWN.engine = open_scratch()
-        _OWN.engine.execute("SET threads = 1")
-    engine: duckdb.DuckDBPyConnection = _OWN.engine
-    return engine
+        engine = open_scratch()
+        engine.execute("SET threads = 1")
+        none = ARRIVAL_SCHEMA.empty_table().select([ORDINAL, *_KEPT])
+        engine.register("none_", none)
+        # A table, not a view of what is given: where a view is made anew, all is planned anew.
+        engine.execute("CREATE TABLE events_ AS FROM none_")
+        engine.unregister("none_")
+        _OWN.engine, _OWN.planned = engine, {}
+    return _OWN.engine, _OWN.planned

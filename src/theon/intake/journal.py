@@ -12,7 +12,8 @@ from theon.intake.arrivals import EVENT_COLUMNS
 
 CHANNEL = "theon_arrivals"
 LANDING_EVENTS = 250_000
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+# What is shorter is not worth packing.
+PACKED_EVENTS = 100
 
 
 def write_journal(
@@ -31,8 +32,9 @@ def write_journal(
     times = pc.min_max(events["occurred_at"])
     conn.execute(
         text(
-            "INSERT INTO theon.event_journal (id, campus_id, source, events, first_at, last_at,"
-            " rows) VALUES (:id, :campus, :source, :events, :first_at, :last_at, :rows)"
+            "WITH written AS (INSERT INTO theon.event_journal (id, campus_id, source, events,"
+            " first_at, last_at, rows) VALUES (:id, :campus, :source, :events, :first_at,"
+            " :last_at, :rows)) SELECT pg_notify(:channel, :slug)"
         ),
         {
             "id": batch,
@@ -42,9 +44,10 @@ def write_journal(
             "first_at": times["min"].as_py(),
             "last_at": times["max"].as_py(),
             "rows": _packed(events),
+            "channel": CHANNEL,
+            "slug": slug,
         },
     )
-    conn.execute(text("SELECT pg_notify(:channel, :slug)"), {"channel": CHANNEL, "slug": slug})
 
 
 def read_journal(conn: Connection, campus_id: int) -> tuple[list[int], pa.Table]:
@@ -72,8 +75,10 @@ def clear_journal(conn: Connection, campus_id: int, entries: list[int]) -> None:
 
 
 def _packed(events: pa.Table) -> bytes:
+    many = events.num_rows > PACKED_EVENTS
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if many else None)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, events.schema, options=_OPTIONS) as stream:
+    with pa.ipc.new_stream(sink, events.schema, options=options) as stream:
         stream.write_table(events)
     return sink.getvalue().to_pybytes()
 
