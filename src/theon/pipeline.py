@@ -24,8 +24,10 @@ from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-# Between two rounds of one process: events of so many seconds share their landing.
-ROUND_S = 0.5
+# From one round of a process to the next: events of a second share their landing and refresh, which
+# take a quarter of a second of one core. A round that takes longer is followed by as long a pause,
+# so that those who send events get half of the machine at least.
+ROUND_S = 1.0
 LOOK_S = 5.0
 PAUSE_AFTER_ERROR_S = 5.0
 
@@ -94,7 +96,8 @@ class Lander(threading.Thread):
                 continue
             looked = time.monotonic()
             self._round()
-            self._stopping.wait(max(0.0, ROUND_S - (time.monotonic() - looked)))
+            took_s = time.monotonic() - looked
+            self._stopping.wait(max(took_s, ROUND_S - took_s))
 
     def _round(self) -> None:
         try:

@@ -20,6 +20,9 @@ RULES = """
     queues.control      yes no  no  no  no
     workers.read        yes no  no  no  no
     metrics.read        yes yes yes no  yes
+    events.send         yes yes no  no  yes
+    delivery.read       yes yes no  no  yes
+    delivery.control    yes yes no  no  no
     accounts.manage     yes yes no  no  no
     keys.manage         yes yes no  no  no
 """
