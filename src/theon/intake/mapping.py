@@ -21,7 +21,8 @@ A mapping is `mappings/<name>.toml`:
     [then]                  as `let`, after the rules
     [columns]               column of the canonical event = SQL over all of these
 
-Every expression works on whole columns.
+Every expression works on whole columns, also where a line is refused: there the fields of the kind
+object are null, and others may hold anything, so they are cast with try_cast.
 """
 
 import json
