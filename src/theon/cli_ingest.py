@@ -14,19 +14,24 @@ class SourceFormat(StrEnum):
     MOODLE_REPORT = "moodle-report"
     MOODLE_LOGSTORE = "moodle-logstore"
     MOODLE_DB = "moodle-db"
+    NDJSON = "ndjson"
+    XAPI = "xapi"
+    EDX = "edx"
 
 
 def ingest(
     location: Annotated[
         str,
-        typer.Argument(help="A file (CSV, XLSX or JSON, .gz too), or a database's URL."),
+        typer.Argument(help="A file (CSV, XLSX or JSON, .gz too), a folder, or a database's URL."),
     ],
     source_format: Annotated[
         SourceFormat,
         typer.Option(
             "--format",
             help="moodle-report: a log report downloaded in Moodle; moodle-logstore: the table "
-            "logstore_standard_log as CSV; moodle-db: Moodle's own database, read only.",
+            "logstore_standard_log as CSV; moodle-db: Moodle's own database, read only; ndjson: "
+            "events in Theon's own JSON, one per line; xapi: xAPI statements; edx: tracking logs "
+            "of Open edX. Of the last three, a folder of files is read as well.",
         ),
     ],
     campus: Annotated[str, typer.Option(help="Slug of the campus the events belong to.")],
@@ -40,6 +45,8 @@ def ingest(
     """Read events into the lake; what is there already is recognised, never counted twice.
 
     Example: theon ingest logstore_standard_log.csv.gz --format moodle-logstore --campus lincoln
+
+    Example: theon ingest /edx/var/log/tracking --format edx --campus lincoln
 
     Example: theon ingest mysql://reader@db/moodle --format moodle-db --campus lincoln
     """

@@ -21,7 +21,8 @@ A mapping is `mappings/<name>.toml`:
     [then]                  as `let`, after the rules
     [columns]               column of the canonical event = SQL over all of these
 
-Every expression works on whole columns.
+Every expression works on whole columns, also where a line is refused: there the fields of the kind
+object are null, and others may hold anything, so they are cast with try_cast.
 """
 
 import json
@@ -45,7 +46,7 @@ from theon.intake.mapping_checks import (
 )
 from theon.lake.engine import sql_text
 
-MAPPINGS = ("native", "messages", "xapi")
+MAPPINGS = ("native", "messages", "xapi", "edx")
 _TYPES = {"timestamp[us, tz=UTC]": "TIMESTAMPTZ", "int16": "SMALLINT", "int32": "INTEGER"}
 _TYPES |= {"int64": "BIGINT", "bool": "BOOLEAN", "string": "VARCHAR"}
 
@@ -158,7 +159,7 @@ def _compile(data: dict[str, Any], fields: tuple[Field, ...], where: str) -> tup
         (_quickly(fields, prefix, refused, closed=closed), "fits"),
         (f"SELECT *, {reason} AS reason FROM ({_thoroughly(fields, prefix)})", "reason IS NULL"),
     ):
-        steps = _let(read, data.get("let", {}))
+        steps = _let(_guarded(fields, read, fits), data.get("let", {}))
         if data["rules"]:
             steps = _rules(steps, data["rules"], where)
         steps = _let(steps, data.get("then", {}))
@@ -188,6 +189,13 @@ def _quickly(
         f"SELECT *, coalesce({quick_value_sql(fields, refused, closed=closed)}, false) AS fits "
         f"FROM ({_named(fields, taken)})"
     )
+
+
+def _guarded(fields: tuple[Field, ...], read: str, fits: str) -> str:
+    """`read` with what is JSON only where it is: functions of JSON fail on anything else."""
+    names = ["json_line", *(field.name for field in fields if field.kind == "object")]
+    replaced = ", ".join(f"CASE WHEN {fits} THEN {name} END AS {name}" for name in names)
+    return f"SELECT * REPLACE ({replaced}) FROM ({read})"
 
 
 def _taken(fields: tuple[Field, ...], usable: str) -> str:

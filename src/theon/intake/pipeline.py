@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from theon.errors import ConflictError, InputError, TheonError
 from theon.events.activity import load_rules
+from theon.intake.json_files import JSON_FORMATS, stage_json
 from theon.intake.moodle_database import stage_database
 from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
@@ -25,7 +26,7 @@ from theon.settings import Settings
 from theon.store.engine import Store
 
 LOGSTORE, REPORT, DATABASE = "moodle-logstore", "moodle-report", "moodle-db"
-FORMATS = (LOGSTORE, REPORT, DATABASE)
+FORMATS = (LOGSTORE, REPORT, DATABASE, *JSON_FORMATS)
 ACTIVITY = "activity"
 
 
@@ -47,7 +48,7 @@ def ingest(
         store: book of runs, roster, cursors.
         lake: where the events go.
         settings: engine, data folder.
-        location: a file, or the URL of a Moodle database.
+        location: a file, a folder of JSON files, or the URL of a Moodle database.
         format: one of `FORMATS`.
         campus: slug of the campus the events belong to.
         course: of a report: the course it was downloaded for.
@@ -87,7 +88,8 @@ def _check_options(source_format: str, course: str | None) -> None:
         raise InputError(
             f"there is no format {source_format!r}",
             where="--format",
-            next_step=f"Use one of {', '.join(FORMATS)}; docs/guides/moodle.md compares them.",
+            next_step=f"Use one of {', '.join(FORMATS)}; docs/guides/moodle.md and sources.md "
+            "describe them.",
         )
     if course is not None and source_format != REPORT:
         raise InputError(
@@ -120,6 +122,8 @@ def _stages(
             course=course,
             progress=progress,
         )
+    elif source_format in JSON_FORMATS:
+        yield from stage_json(Path(location), source_format, workspace, progress)
     else:
         yield from stage_database(
             location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
