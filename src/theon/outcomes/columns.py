@@ -1,0 +1,154 @@
+"""Columns of metrics that rest on outcomes, written by whoever brings new facts.
+
+A metric leaves its statement here (`register_columns`); an observer runs all that are there and
+knows no metric. So a process that was started with an older definition writes by the newer one.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from theon.outcomes.states import states_sql
+
+# The facts a statement looks at: all of the learners and courses it was given, or all there are.
+_TOUCHED = """touched AS MATERIALIZED (
+    SELECT t.user_id, t.course_id
+    FROM unnest(CAST(:users AS text[]), CAST(:courses AS text[])) AS t (user_id, course_id)
+    UNION
+    SELECT f.user_id, f.course_id FROM theon.outcome_facts AS f
+    WHERE CAST(:everybody AS boolean) AND f.campus_id = :campus AND f.user_id <> ''
+    UNION
+    SELECT x.user_id, x.course_id FROM {table} AS x
+    WHERE CAST(:everybody AS boolean) AND x.campus_id = :campus
+)"""
+_SOURCE = (
+    "SELECT f.*, timezone(:timezone, f.occurred_at) AS local_at FROM theon.outcome_facts AS f"
+    " WHERE f.campus_id = :campus AND (f.user_id, f.course_id) IN"
+    " (SELECT user_id, course_id FROM touched UNION SELECT '', course_id FROM touched)"
+)
+
+
+@dataclass(frozen=True)
+class OutcomeColumns:
+    """What a metric has of outcomes.
+
+    Attributes:
+        metric: its name.
+        version: of its definition.
+        table: where the columns are, `schema.name`; `campus_id` and the keys are its primary key.
+        keys: user_id, course_id and the beginning of a period.
+        columns: the columns themselves.
+        query: SELECT of keys and columns over the states (`outcomes/states`).
+        hash: changes with the query or the columns.
+    """
+
+    metric: str
+    version: int
+    table: str
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    query: str
+    hash: str
+
+    @property
+    def statement(self) -> str:
+        """SQL that puts the rows of `touched` learners right; answers how many rows changed."""
+        names = ", ".join([*self.keys, *self.columns])
+        same = " AND ".join(f"x.{k} = n.{k}" for k in self.keys)
+        old, new = (", ".join(f"{t}.{c}" for c in self.columns) for t in "xn")
+        update = ", ".join(f"{c} = excluded.{c}" for c in self.columns)
+        return (
+            f"WITH {_TOUCHED.format(table=self.table)}, {states_sql(_SOURCE)}, "
+            f"fresh AS MATERIALIZED (SELECT {names} FROM ({self.query}\n) AS q), "
+            f"gone AS (DELETE FROM {self.table} AS x USING touched AS t "
+            f"WHERE x.campus_id = :campus AND x.user_id = t.user_id AND x.course_id = t.course_id "
+            f"AND NOT EXISTS (SELECT 1 FROM fresh AS n WHERE {same}) RETURNING 1), "
+            f"written AS (INSERT INTO {self.table} (campus_id, {names}) "
+            f"SELECT :campus, n.* FROM fresh AS n LEFT JOIN {self.table} AS x "
+            f"ON x.campus_id = :campus AND {same} "
+            f"WHERE x.campus_id IS NULL OR ({old}) IS DISTINCT FROM ({new}) "
+            f"ON CONFLICT (campus_id, {', '.join(self.keys)}) DO UPDATE SET {update} RETURNING 1) "
+            f"SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM written)"
+        )
+
+
+def register_columns(conn: Connection, columns: OutcomeColumns) -> None:
+    """Have observers write these columns from now on; in a transaction of the owner.
+
+    Those of facts that are there already are for `rewrite_columns`.
+    """
+    conn.execute(
+        text(
+            "INSERT INTO theon.outcome_columns (metric, version, hash, statement)"
+            " VALUES (:metric, :version, :hash, :statement) ON CONFLICT (metric, version)"
+            " DO UPDATE SET hash = excluded.hash, statement = excluded.statement"
+        ),
+        {
+            "metric": columns.metric,
+            "version": columns.version,
+            "hash": columns.hash,
+            "statement": columns.statement,
+        },
+    )
+
+
+def forget_columns(conn: Connection, metric: str, version: int) -> None:
+    """Have observers write these columns no more; in a transaction of the owner."""
+    conn.execute(
+        text("DELETE FROM theon.outcome_columns WHERE metric = :metric AND version = :version"),
+        {"metric": metric, "version": version},
+    )
+
+
+def registered_columns(conn: Connection) -> dict[tuple[str, int], str]:
+    """(metric, version) of the columns that observers write, to the hash they were left with."""
+    found = conn.execute(text("SELECT metric, version, hash FROM theon.outcome_columns"))
+    return {(row.metric, row.version): row.hash for row in found}
+
+
+def write_columns(
+    conn: Connection, campus_id: int, timezone: str, learners: list[tuple[str, str]]
+) -> int:
+    """Compute the columns of some learners again, in all metrics.
+
+    Args:
+        conn: a transaction that holds the campus's lock (`observer.lock`).
+        campus_id: whose.
+        timezone: the campus's.
+        learners: pairs of user id and course id.
+
+    Returns:
+        Rows written or removed.
+    """
+    statements = conn.execute(
+        text("SELECT statement FROM theon.outcome_columns ORDER BY metric, version")
+    ).scalars()
+    given = {
+        "campus": campus_id,
+        "timezone": timezone,
+        "users": [user for user, _ in learners],
+        "courses": [course for _, course in learners],
+        "everybody": False,
+    }
+    return sum(int(conn.execute(text(s), given).scalar_one()) for s in list(statements))
+
+
+def rewrite_columns(
+    conn: Connection, campus_id: int, timezone: str, metric: str, version: int
+) -> int:
+    """Compute the columns of one metric again for the whole campus; see `write_columns`."""
+    statement = conn.execute(
+        text(
+            "SELECT statement FROM theon.outcome_columns"
+            " WHERE metric = :metric AND version = :version"
+        ),
+        {"metric": metric, "version": version},
+    ).scalar_one()
+    given = {
+        "campus": campus_id,
+        "timezone": timezone,
+        "users": [],
+        "courses": [],
+        "everybody": True,
+    }
+    return int(conn.execute(text(str(statement)), given).scalar_one())
