@@ -28,7 +28,7 @@ def campus(district: District) -> str:
 def _weeks(district: District, campus: str, columns: str = "*") -> list[tuple[object, ...]]:
     with district.store.transaction(Scope(campus)) as conn:
         found = conn.execute(
-            text(f"SELECT {columns} FROM metrics.user_course_week ORDER BY user_id, course_id, 4")
+            text(f"SELECT {columns} FROM metrics.user_course_week ORDER BY user_id, course_id, week_start")
         )
         return [tuple(row) for row in found]
 

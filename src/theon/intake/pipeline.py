@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError
 from theon.errors import ConflictError, InputError, TheonError
 from theon.events import outcomes
 from theon.events.activity import load_rules
-from theon.intake.moodle_database import stage_database
+from theon.intake.moodle_database import stage_database, stage_database_outcomes
 from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
 from theon.intake.runs import IngestSummary, Run, workspace_of
@@ -143,6 +143,9 @@ def _stages(
         )
     else:
         yield from stage_database(
+            location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
+        )
+        yield from stage_database_outcomes(
             location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
         )
 

@@ -10,6 +10,8 @@ from sqlalchemy import Connection, text
 
 from theon.outcomes.states import states_sql
 
+CHANNEL = "theon_metrics"  # hears the slug of a campus whose published rows changed
+
 # The facts a statement looks at: all of the learners and courses it was given, or all there are.
 _TOUCHED = """touched AS MATERIALIZED (
     SELECT t.user_id, t.course_id
@@ -130,7 +132,13 @@ def write_columns(
         "courses": [course for _, course in learners],
         "everybody": False,
     }
-    return sum(int(conn.execute(text(s), given).scalar_one()) for s in list(statements))
+    rows = sum(int(conn.execute(text(s), given).scalar_one()) for s in list(statements))
+    if rows:
+        conn.execute(
+            text("SELECT pg_notify(:channel, slug) FROM theon.campuses WHERE id = :campus"),
+            {"channel": CHANNEL, "campus": campus_id},
+        )
+    return rows
 
 
 def rewrite_columns(
