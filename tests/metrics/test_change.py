@@ -26,10 +26,9 @@ def campus(district: District) -> str:
 
 
 def _weeks(district: District, campus: str, columns: str = "*") -> list[tuple[object, ...]]:
+    query = f"SELECT {columns} FROM metrics.user_course_week ORDER BY user_id, week_start"
     with district.store.transaction(Scope(campus)) as conn:
-        found = conn.execute(
-            text(f"SELECT {columns} FROM metrics.user_course_week ORDER BY user_id, course_id, week_start")
-        )
+        found = conn.execute(text(query))
         return [tuple(row) for row in found]
 
 

@@ -160,3 +160,30 @@ def rewrite_columns(
         "everybody": True,
     }
     return int(conn.execute(text(str(statement)), given).scalar_one())
+
+
+def present_rows(
+    conn: Connection, campus_id: int, timezone: str, query: str, learner: tuple[str, str]
+) -> list[dict[str, object]]:
+    """The rows that a query over the states gives for a learner in a course; writes nothing.
+
+    Args:
+        conn: a transaction whose scope holds the campus.
+        campus_id: whose.
+        timezone: the campus's.
+        query: of a metric's outcome columns.
+        learner: user id and course id.
+    """
+    touched = (
+        "touched AS (SELECT CAST(:user AS text) AS user_id, CAST(:course AS text) AS course_id)"
+    )
+    found = conn.execute(
+        text(f"WITH {touched}, {states_sql(_SOURCE)} SELECT * FROM ({query}\n) AS q"),
+        {
+            "campus": campus_id,
+            "timezone": timezone,
+            "user": learner[0],
+            "course": learner[1],
+        },
+    )
+    return [dict(row) for row in found.mappings()]
