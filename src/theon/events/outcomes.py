@@ -9,7 +9,7 @@ import hashlib
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
@@ -82,9 +82,9 @@ class _Rule:
     columns: dict[str, str]
     condition: str
 
-    def sql(self, names: set[str], events: str) -> str:
-        """A SELECT of `FACT_SCHEMA` from the rows of `events` that are called so."""
-        listed = ", ".join(_quoted(n) for n in sorted(names & set(self.event_names)))
+    def sql(self, events: str) -> str:
+        """A SELECT of the parts of `FACT_SCHEMA`, as they stand in `events`."""
+        listed = ", ".join(_quoted(name) for name in self.event_names)
         columns = ", ".join(f"{sql} AS {name}" for name, sql in self.columns.items())
         return (
             f"SELECT * FROM (SELECT {columns} FROM {events} WHERE event_name IN ({listed})) "
@@ -106,17 +106,26 @@ class OutcomeRules:
     event_names: tuple[str, ...]
     hash: str
 
-    def facts_sql(self, events: str, names: Iterable[str] | None = None) -> str:
+    def facts_sql(self, events: str, rules: Iterable[int] | None = None) -> str:
         """SQL of the facts in `events`, a relation with the columns of `EVENT_SCHEMA`.
 
         Args:
             events: a table's name, or SQL in parentheses.
-            names: events that may be among them (all: none given), one or more of `event_names`.
+            rules: places in `rules` of those that are to be looked at (all: none given).
         """
-        wanted = set(self.event_names if names is None else names)
-        parts = [r.sql(wanted, events) for r in self.rules if wanted & set(r.event_names)]
+        wanted = range(len(self.rules)) if rules is None else rules
+        parts = " UNION ALL ".join(self.rules[number].sql(events) for number in wanted)
         # What is the same for all is done once, outside: a rule's own part stays quick to plan.
-        return f"SELECT {', '.join(_CLEAN)} FROM ({' UNION ALL '.join(parts)})"
+        return f"SELECT {', '.join(_CLEAN)} FROM ({parts})"
+
+    def rules_of(self, event_names: Iterable[str | None]) -> list[int]:
+        """Places in `rules` of those for these events, in order."""
+        found = {self._by_name.get(name or "") for name in event_names}
+        return sorted(number for number in found if number is not None)
+
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        return {name: n for n, rule in enumerate(self.rules) for name in rule.event_names}
 
 
 def parse_rules(text: str) -> OutcomeRules:

@@ -156,7 +156,7 @@ def _recompute_outcomes(engine: duckdb.DuckDBPyConnection, lake: EventLake, camp
 def _expected_sql(metric: Metric, campus: Campus, family: str) -> str:
     """A WITH clause whose last table, `expected`, is what the rows should be."""
     if family == "outcome":
-        states = states_sql("SELECT * FROM facts_")
+        states = states_sql("SELECT * FROM facts_", metric.outcome_sql)
         rows = f"SELECT '{campus.slug}' AS campus, * FROM ({metric.outcome_sql})"
         return f"WITH {states}, expected AS ({rows})"
     days = kernel.days_view_sql("FROM days_", campus.slug, load_rules())

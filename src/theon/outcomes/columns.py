@@ -12,7 +12,7 @@ from theon.outcomes.states import states_sql
 
 CHANNEL = "theon_metrics"  # hears the slug of a campus whose published rows changed
 
-# The facts a statement looks at: all of the learners and courses it was given, or all there are.
+# The learners a statement looks at: those it was given, or all there are.
 _TOUCHED = """touched AS MATERIALIZED (
     SELECT t.user_id, t.course_id
     FROM unnest(CAST(:users AS text[]), CAST(:courses AS text[])) AS t (user_id, course_id)
@@ -23,10 +23,22 @@ _TOUCHED = """touched AS MATERIALIZED (
     SELECT x.user_id, x.course_id FROM {table} AS x
     WHERE CAST(:everybody AS boolean) AND x.campus_id = :campus
 )"""
+# Their facts, and those of their courses; OFFSET 0 keeps the planner from leaving the index.
 _SOURCE = (
-    "SELECT f.*, timezone(:timezone, f.occurred_at) AS local_at FROM theon.outcome_facts AS f"
-    " WHERE f.campus_id = :campus AND (f.user_id, f.course_id) IN"
-    " (SELECT user_id, course_id FROM touched UNION SELECT '', course_id FROM touched)"
+    "SELECT f.*, timezone(:timezone, f.occurred_at) AS local_at"
+    " FROM (SELECT user_id, course_id FROM touched UNION SELECT '', course_id FROM touched) AS t"
+    " CROSS JOIN LATERAL (SELECT * FROM theon.outcome_facts AS f WHERE f.campus_id = :campus"
+    " AND f.course_id = t.course_id AND f.user_id = t.user_id OFFSET 0) AS f"
+)
+# The planner cannot know how many rows a state has, takes them for few, and would compare each with
+# each; of a table that has just begun to grow it would read all, learner by learner. So a nested
+# loop is where it is written (LATERAL), and a table is read by its index.
+_PLAN = text(
+    "SELECT set_config('enable_nestloop', 'off', true), set_config('enable_seqscan', 'off', true),"
+    " set_config('jit', 'off', true)"
+)
+_PLAN_AS_USUAL = text(
+    "SELECT set_config('enable_nestloop', 'on', true), set_config('enable_seqscan', 'on', true)"
 )
 
 
@@ -57,19 +69,21 @@ class OutcomeColumns:
         """SQL that puts the rows of `touched` learners right; answers how many rows changed."""
         names = ", ".join([*self.keys, *self.columns])
         same = " AND ".join(f"x.{k} = n.{k}" for k in self.keys)
-        old, new = (", ".join(f"{t}.{c}" for c in self.columns) for t in "xn")
+        keys = ", ".join(self.keys)
+        before, now = (", ".join(f"{t}.{c}" for c in self.columns) for t in "xn")
         update = ", ".join(f"{c} = excluded.{c}" for c in self.columns)
         return (
-            f"WITH {_TOUCHED.format(table=self.table)}, {states_sql(_SOURCE)}, "
+            f"WITH {_TOUCHED.format(table=self.table)}, {states_sql(_SOURCE, self.query)}, "
             f"fresh AS MATERIALIZED (SELECT {names} FROM ({self.query}\n) AS q), "
-            f"gone AS (DELETE FROM {self.table} AS x USING touched AS t "
-            f"WHERE x.campus_id = :campus AND x.user_id = t.user_id AND x.course_id = t.course_id "
-            f"AND NOT EXISTS (SELECT 1 FROM fresh AS n WHERE {same}) RETURNING 1), "
+            f"old AS MATERIALIZED (SELECT x.* FROM touched AS t CROSS JOIN LATERAL (SELECT ctid "
+            f"AS at_, {names} FROM {self.table} AS x WHERE x.campus_id = :campus "
+            f"AND x.user_id = t.user_id AND x.course_id = t.course_id OFFSET 0) AS x), "
+            f"gone AS (DELETE FROM {self.table} WHERE ctid = ANY (ARRAY(SELECT at_ FROM old "
+            f"WHERE ({keys}) NOT IN (SELECT {keys} FROM fresh))) RETURNING 1), "
             f"written AS (INSERT INTO {self.table} (campus_id, {names}) "
-            f"SELECT :campus, n.* FROM fresh AS n LEFT JOIN {self.table} AS x "
-            f"ON x.campus_id = :campus AND {same} "
-            f"WHERE x.campus_id IS NULL OR ({old}) IS DISTINCT FROM ({new}) "
-            f"ON CONFLICT (campus_id, {', '.join(self.keys)}) DO UPDATE SET {update} RETURNING 1) "
+            f"SELECT :campus, n.* FROM fresh AS n LEFT JOIN old AS x ON {same} "
+            f"WHERE x.at_ IS NULL OR ({before}) IS DISTINCT FROM ({now}) "
+            f"ON CONFLICT (campus_id, {keys}) DO UPDATE SET {update} RETURNING 1) "
             f"SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM written)"
         )
 
@@ -132,7 +146,9 @@ def write_columns(
         "courses": [course for _, course in learners],
         "everybody": False,
     }
+    conn.execute(_PLAN)
     rows = sum(int(conn.execute(text(s), given).scalar_one()) for s in list(statements))
+    conn.execute(_PLAN_AS_USUAL)
     if rows:
         conn.execute(
             text("SELECT pg_notify(:channel, slug) FROM theon.campuses WHERE id = :campus"),
@@ -159,7 +175,10 @@ def rewrite_columns(
         "courses": [],
         "everybody": True,
     }
-    return int(conn.execute(text(str(statement)), given).scalar_one())
+    conn.execute(_PLAN)
+    rows = int(conn.execute(text(str(statement)), given).scalar_one())
+    conn.execute(_PLAN_AS_USUAL)
+    return rows
 
 
 def present_rows(
@@ -178,7 +197,7 @@ def present_rows(
         "touched AS (SELECT CAST(:user AS text) AS user_id, CAST(:course AS text) AS course_id)"
     )
     found = conn.execute(
-        text(f"WITH {touched}, {states_sql(_SOURCE)} SELECT * FROM ({query}\n) AS q"),
+        text(f"WITH {touched}, {states_sql(_SOURCE, query)} SELECT * FROM ({query}\n) AS q"),
         {
             "campus": campus_id,
             "timezone": timezone,

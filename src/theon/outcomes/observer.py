@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection, text
 
 from theon.events.outcomes import FACT_SCHEMA, load_rules
+from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
 from theon.lake.engine import open_scratch
 from theon.outcomes.columns import write_columns
 
@@ -22,6 +23,7 @@ CHUNK_FACTS = 10_000
 STRUCTURE = "structure"
 
 _OWN = threading.local()
+_TOLD = pa.schema([f for f in EVENT_SCHEMA if f.name not in PARTITION_COLUMNS])
 _COLUMNS = FACT_SCHEMA.names
 _TYPES = {pa.string(): "text", pa.float64(): "float8"}
 _ARRAYS = ", ".join(
@@ -105,23 +107,41 @@ def facts_of(events: pa.Table) -> list[tuple[object, ...]]:
     told = outcome_events(events)
     if told.num_rows == 0:
         return []
-    names = told["event_name"].unique().to_pylist()
-    engine = _engine()
-    engine.register("told_", told)
+    told = told.select(_TOLD.names)
+    numbers = load_rules().rules_of(told["event_name"].unique().to_pylist())
+    engine, planned = _engine()
+    engine.register("given_", told)
+    rows: list[tuple[object, ...]] = []
     try:
-        query = load_rules().facts_sql("told_", [name for name in names if name is not None])
-        rows = engine.execute(f"SELECT {', '.join(_COLUMNS)} FROM ({query})").fetchall()
+        engine.execute("INSERT INTO told_ BY NAME FROM given_").fetchall()
+        for number in numbers:
+            if number not in planned:
+                query = load_rules().facts_sql("told_", [number])
+                columns = ", ".join(_COLUMNS)
+                engine.execute(
+                    f"PREPARE rule_{number} AS SELECT {columns} FROM ({query})"
+                ).fetchall()
+                planned.add(number)
+            rows += engine.execute(f"EXECUTE rule_{number}").fetchall()
     finally:
-        engine.unregister("told_")
+        engine.unregister("given_")
+        engine.execute("TRUNCATE told_").fetchall()
     return rows
 
 
-def _engine() -> duckdb.DuckDBPyConnection:
-    """This thread's engine: to open one takes longer than most batches."""
+def _engine() -> tuple[duckdb.DuckDBPyConnection, set[int]]:
+    """This thread's engine, and the rules it has a statement for.
+
+    To make either takes longer than most batches. For a handful of rows, planning is nearly all
+    there is to do.
+    """
     if not hasattr(_OWN, "engine"):
-        _OWN.engine = open_scratch()
-        # For a handful of rows, planning is nearly all there is to do.
-        _OWN.engine.execute("SET threads = 1")
-        _OWN.engine.execute("PRAGMA disable_optimizer")
-    engine: duckdb.DuckDBPyConnection = _OWN.engine
-    return engine
+        engine = open_scratch()
+        engine.execute("SET threads = 1")
+        engine.execute("PRAGMA disable_optimizer")
+        engine.register("none_", _TOLD.empty_table())
+        # A table, not a view of what is given: where a view is made anew, all is planned anew.
+        engine.execute("CREATE TABLE told_ AS FROM none_").fetchall()
+        engine.unregister("none_")
+        _OWN.engine, _OWN.planned = engine, set()
+    return _OWN.engine, _OWN.planned

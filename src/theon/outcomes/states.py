@@ -6,6 +6,7 @@ nothing else. Of facts about one thing the later counts; at the same instant the
 longer id (so that number 100 comes after 99), then the one whose id is greater.
 """
 
+import re
 from functools import cache
 from importlib import resources
 
@@ -34,11 +35,13 @@ def facts_sql(source: str) -> str:
     )
 
 
-def states_sql(source: str) -> str:
-    """A list of common table expressions: `facts`, and each state by its name.
+def states_sql(source: str, query: str) -> str:
+    """A list of common table expressions: `facts`, and by its name each state that is asked for.
 
     Args:
         source: as for `facts_sql`.
+        query: what reads the states.
     """
-    states = ", ".join(f"{name} AS ({query}\n)" for name, query in state_queries().items())
-    return f"facts AS ({facts_sql(source)}), {states}"
+    asked = set(re.findall(r"\w+", query))
+    states = [f"{name} AS ({sql}\n)" for name, sql in state_queries().items() if name in asked]
+    return ", ".join([f"facts AS ({facts_sql(source)})", *states])

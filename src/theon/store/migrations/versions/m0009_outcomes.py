@@ -24,7 +24,9 @@ CREATE TABLE theon.outcome_facts (
     max_score double precision,
     items text,
     occurred_at timestamptz NOT NULL,
-    PRIMARY KEY (campus_id, event_id)
+    -- The id first: while statistics are old, an index that begins with the campus looks as good for
+    -- finding a learner's facts as the one that is made for it, and is not.
+    PRIMARY KEY (event_id, campus_id)
 );
 CREATE INDEX outcome_facts_learner ON theon.outcome_facts (campus_id, course_id, user_id);
 COMMENT ON TABLE theon.outcome_facts IS
