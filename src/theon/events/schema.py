@@ -39,3 +39,4 @@ EVENT_SCHEMA = pa.schema(_FIELDS)
 PARTITION_COLUMNS = ["campus"]
 SOURCE_MOODLE_LOG = "moodle-log"  # logstore file or database; event_id 'moodle:<log id>'
 SOURCE_MOODLE_REPORT = "moodle-report"  # event_id 'report:<hash>:<n>' or '…@<course>'
+SOURCE_MOODLE_DATABASE = "moodle-db"  # rows of outcomes; event_id 'moodle:<table>:<row id>:…'

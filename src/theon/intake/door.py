@@ -22,6 +22,7 @@ from theon.intake.arrivals import (
 from theon.intake.delivery import keep_letters, record_delivery
 from theon.intake.event_ids import register
 from theon.intake.journal import write_journal
+from theon.outcomes.observer import observe
 from theon.roster.campuses import Campus
 
 
@@ -50,6 +51,7 @@ def accept(conn: Connection, campus: Campus, source: str, arrival: Arrival) -> R
         refused = pa.concat_tables([refused, _refused(arrival, reused)])
     if new.num_rows:
         events = new.select([field.name for field in EVENT_COLUMNS])
+        observe(conn, campus.id, campus.timezone, events)
         write_journal(conn, campus.id, campus.slug, source, batch, events)
     kept = keep_letters(conn, campus.id, source, arrival, refused) if refused.num_rows else 0
     record_delivery(

@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from theon.errors import InputError
 from theon.intake.moodle_logstore import stage_logstore
+from theon.intake.moodle_outcomes import stage_outcomes
 from theon.intake.moodle_rows import NEEDED, OPTIONAL
 from theon.intake.moodle_sources import LOG_TABLE, MoodleSource, open_source
 from theon.intake.staged import REJECT_SCHEMA, Staged
@@ -94,6 +95,27 @@ def stage_database(
             file.unlink()
             after = upto
             _move_cursor(store, campus, _Cursor(max(after, cursor.last_id), site))
+
+
+def stage_database_outcomes(
+    location: str,
+    workspace: Path,
+    settings: Settings,
+    store: Store,
+    campus: Campus,
+    *,
+    prefix: str | None = None,
+    progress: ProgressReporter | None = None,
+) -> Iterator[Staged]:
+    """Read what changed in Moodle's tables of outcomes; `stage_database` comes first.
+
+    Arguments and errors are the same.
+    """
+    with open_source(location) as source:
+        start = _log_table(source, prefix).removesuffix(LOG_TABLE)
+        yield from stage_outcomes(
+            source, start, workspace, settings, store, campus, progress=progress
+        )
 
 
 def _log_table(source: MoodleSource, prefix: str | None) -> str:

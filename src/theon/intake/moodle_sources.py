@@ -6,6 +6,7 @@ longer than a chunk takes. Nothing here can write.
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, LiteralString, Protocol, cast
 
@@ -29,6 +30,14 @@ _URL_HELP = (
 )
 
 
+@dataclass(frozen=True)
+class Since:
+    """Rows in which a column of epoch seconds has this value or a later one."""
+
+    column: str
+    value: int
+
+
 class MoodleSource(Protocol):
     """What is asked of a Moodle database. Table and column names are Moodle's own."""
 
@@ -44,8 +53,19 @@ class MoodleSource(Protocol):
     def chunk_end(self, table: str, after: int, rows: int) -> int | None:
         """The highest of the next `rows` ids after `after`; None if there is none."""
 
-    def copy(self, table: str, columns: Sequence[str], after: int, upto: int, file: Path) -> None:
-        """Write the rows with `after` < id <= `upto` to a CSV file with header, by id."""
+    def copy(
+        self,
+        table: str,
+        columns: Sequence[str],
+        after: int,
+        upto: int,
+        file: Path,
+        since: Since | None = None,
+    ) -> None:
+        """Write the rows with `after` < id <= `upto` to a CSV file with header, by id.
+
+        Of these only those whose column `since.column` is `since.value` or more, if given.
+        """
 
 
 @contextmanager
@@ -158,16 +178,30 @@ class PostgresSource:
         ).format(sql.Identifier(table))
         return cast("int | None", self._column(query, [after, rows])[0])
 
-    def copy(self, table: str, columns: Sequence[str], after: int, upto: int, file: Path) -> None:
+    def copy(
+        self,
+        table: str,
+        columns: Sequence[str],
+        after: int,
+        upto: int,
+        file: Path,
+        since: Since | None = None,
+    ) -> None:
         """See `MoodleSource`."""
+        changed: sql.Composable = sql.SQL("true")
+        if since is not None:
+            changed = sql.SQL("{} >= {}").format(
+                sql.Identifier(since.column), sql.Literal(since.value)
+            )
         query = sql.SQL(
-            "COPY (SELECT {} FROM {} WHERE id > {} AND id <= {} ORDER BY id) "
+            "COPY (SELECT {} FROM {} WHERE id > {} AND id <= {} AND {} ORDER BY id) "
             "TO STDOUT (FORMAT csv, HEADER, ENCODING 'UTF8')"
         ).format(
             sql.SQL(", ").join(map(sql.Identifier, columns)),
             sql.Identifier(table),
             sql.Literal(after),
             sql.Literal(upto),
+            changed,
         )
         with (
             self._conn.transaction(),
@@ -254,50 +288,62 @@ class MysqlSource:
         )
         return cast("int | None", found[0])
 
-    def copy(self, table: str, columns: Sequence[str], after: int, upto: int, file: Path) -> None:
+    def copy(
+        self,
+        table: str,
+        columns: Sequence[str],
+        after: int,
+        upto: int,
+        file: Path,
+        since: Since | None = None,
+    ) -> None:
         """See `MoodleSource`."""
         fields = ", ".join(
             f"""IFNULL(CONCAT('"', REPLACE({_quoted(c)}, '"', '""'), '"'), '')""" for c in columns
         )
+        rows = _quoted(table)
+        if since is not None:
+            # The value is a whole number of ours.
+            rows = f"(SELECT * FROM {rows} WHERE {_quoted(since.column)} >= {since.value:d}) AS t"
         with file.open("wb") as out, self._read_only():
             out.write((",".join(columns) + "\n").encode())
             while after < upto:
-                end = self._part_end(table, after, upto, JOINED_ROWS)
-                self._join(table, fields, after, end, out)
+                end = self._part_end(rows, after, upto, JOINED_ROWS)
+                self._join(rows, fields, after, end, out)
                 after = end
 
-    def _part_end(self, table: str, after: int, upto: int, rows: int) -> int:
+    def _part_end(self, rows: str, after: int, upto: int, limit: int) -> int:
         (end,) = self._one(
-            f"SELECT max(id) FROM (SELECT id FROM {_quoted(table)} WHERE id > %s AND id <= %s "
+            f"SELECT max(id) FROM (SELECT id FROM {rows} WHERE id > %s AND id <= %s "
             f"ORDER BY id LIMIT %s) AS following",
-            [after, upto, rows],
+            [after, upto, limit],
         )
         return upto if end is None else int(end)
 
-    def _join(self, table: str, fields: str, after: int, upto: int, out: BinaryIO) -> None:
-        rows, size, joined = self._one(
+    def _join(self, rows: str, fields: str, after: int, upto: int, out: BinaryIO) -> None:
+        count, size, joined = self._one(
             f"SELECT count(*), sum(octet_length(line)) + count(*) - 1, "
             f"GROUP_CONCAT(line ORDER BY id SEPARATOR '\\n') FROM "
-            f"(SELECT id, CONCAT_WS(',', {fields}) AS line FROM {_quoted(table)} "
+            f"(SELECT id, CONCAT_WS(',', {fields}) AS line FROM {rows} "
             f"WHERE id > %s AND id <= %s) AS rows_",
             [after, upto],
         )
-        if not rows:
+        if not count:
             return
         block = (joined or "").encode()
         if len(block) == size:
             out.write(block + b"\n")
             return
-        if rows == 1:
+        if count == 1:
             raise InputError(
-                f"the log row is longer than the server may send ({size} bytes)",
-                where=f"{table}, id {upto}",
+                f"the row is longer than the server may send ({size} bytes)",
+                where=f"{rows}, id {upto}",
                 next_step="Raise max_allowed_packet of the MySQL server.",
             )
         # The server cut the value at its packet size: take the range in two halves.
-        middle = self._part_end(table, after, upto, rows // 2)
-        self._join(table, fields, after, middle, out)
-        self._join(table, fields, middle, upto, out)
+        middle = self._part_end(rows, after, upto, count // 2)
+        self._join(rows, fields, after, middle, out)
+        self._join(rows, fields, middle, upto, out)
 
     @contextmanager
     def _read_only(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""From a source to the lake, in four steps: stage, check, append, record."""
+"""From a source to the lake, in five steps: stage, check, append, observe, record."""
 
 import fcntl
 import hashlib
@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from theon.errors import ConflictError, InputError, TheonError
+from theon.events import outcomes
 from theon.events.activity import load_rules
 from theon.intake.json_files import JSON_FORMATS, stage_json
-from theon.intake.moodle_database import stage_database
+from theon.intake.moodle_database import stage_database, stage_database_outcomes
 from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
 from theon.intake.runs import IngestSummary, Run, workspace_of
@@ -21,13 +23,16 @@ from theon.intake.staged import Staged
 from theon.lake.engine import open_engine, sql_text
 from theon.lake.table import EventLake
 from theon.observability.progress import ProgressReporter, SilentProgress
+from theon.outcomes.observer import observe
 from theon.roster.campuses import Campus, get_campus
 from theon.settings import Settings
 from theon.store.engine import Store
+from theon.store.scope import Scope
 
 LOGSTORE, REPORT, DATABASE = "moodle-logstore", "moodle-report", "moodle-db"
 FORMATS = (LOGSTORE, REPORT, DATABASE, *JSON_FORMATS)
 ACTIVITY = "activity"
+OBSERVED_EVENTS = 20_000  # in a transaction, which keeps other observers of the campus waiting
 
 
 def ingest(
@@ -78,9 +83,25 @@ def ingest(
         ):
             reasons = count_reasons(staged, settings)
             added = lake.append(staged.path, owner.slug, reporter)
+            _observe(store, settings, owner, staged)
             run.record(staged, added, reasons)
             staged.path.unlink(missing_ok=True)
         return run.finish()
+
+
+def _observe(store: Store, settings: Settings, campus: Campus, staged: Staged) -> None:
+    """Let the observers of outcomes see what is in the lake now.
+
+    Also what was there before: a run that died between the two is made whole by the next.
+    """
+    names = ", ".join(map(sql_text, outcomes.load_rules().event_names))
+    with open_engine(settings) as engine:
+        events = engine.sql(
+            f"SELECT * FROM read_parquet({sql_text(staged.path)}) WHERE event_name IN ({names})"
+        ).to_arrow_reader(OBSERVED_EVENTS)
+        for batch in events:
+            with store.transaction(Scope(campus.slug)) as conn:
+                observe(conn, campus.id, campus.timezone, pa.Table.from_batches([batch]))
 
 
 def _check_options(source_format: str, course: str | None) -> None:
@@ -126,6 +147,9 @@ def _stages(
         yield from stage_json(Path(location), source_format, workspace, progress)
     else:
         yield from stage_database(
+            location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
+        )
+        yield from stage_database_outcomes(
             location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
         )
 

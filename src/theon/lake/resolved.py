@@ -17,9 +17,9 @@ import itertools
 
 import duckdb
 
-from theon.events.schema import SOURCE_MOODLE_REPORT
+from theon.events.schema import EVENT_SCHEMA, SOURCE_MOODLE_REPORT
 from theon.lake.engine import sql_list, sql_text
-from theon.lake.table import LakeFile
+from theon.lake.table import SQL_TYPES, LakeFile
 
 HOUR_S = 3600
 # More ranges than this in one statement cost more to plan than they save in reading.
@@ -86,7 +86,8 @@ def events_sql(
         for condition, paths in by_condition.items()
     ]
     if not selects:
-        nothing = ", ".join(f"NULL AS {c}" for c in columns)
+        types = {c: SQL_TYPES[EVENT_SCHEMA.field(c).type] for c in columns}
+        nothing = ", ".join(f"NULL::{kind} AS {c}" for c, kind in types.items())
         return f"SELECT {nothing} WHERE false"
     union = " UNION ALL ".join(selects)
     return _resolve(union, columns) if reports else union

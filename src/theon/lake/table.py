@@ -36,7 +36,7 @@ KNOWN_MARGIN = timedelta(hours=1)
 APPENDED, LANDED = "part-", "landed-"
 
 _STATS_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
-_SQL_TYPES = {
+SQL_TYPES = {
     pa.string(): "VARCHAR",
     pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
     pa.int16(): "SMALLINT",
@@ -387,7 +387,7 @@ def _new_events_sql(staged: Path, batch: _Batch, overlapping: list[str]) -> str:
     if not batch.unique:
         where += " QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY file_row_number) = 1"
     columns = ", ".join(
-        f"{f.name}::{_SQL_TYPES[f.type]} AS {f.name}"
+        f"{f.name}::{SQL_TYPES[f.type]} AS {f.name}"
         for f in EVENT_SCHEMA
         if f.name not in PARTITION_COLUMNS
     )

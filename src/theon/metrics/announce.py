@@ -2,7 +2,9 @@
 
 from sqlalchemy import Connection, text
 
-CHANNEL = "theon_metrics"
+from theon.outcomes.columns import CHANNEL
+
+__all__ = ["CHANNEL", "announce"]
 
 
 def announce(conn: Connection, slug: str) -> None:

@@ -9,6 +9,12 @@ owner, grain, version and columns. The rest is one SELECT in DuckDB's dialect ov
 - `cells`: the same per quarter of an hour (`slot`), without time_spent_s.
 
 A row of a metric must depend only on the rows of `days` (or `cells`) that agree with its grain.
+
+Where a metric has outcome columns, a second SELECT follows after a semicolon: the grain without
+campus, and these columns, over the states of outcomes (`theon/outcomes/states`). PostgreSQL runs
+it when events come, for the learners and courses they are about, and DuckDB when metrics are
+verified, so it is written in what both understand. A row must depend only on the states of its
+learner in its course.
 """
 
 import hashlib
@@ -23,6 +29,7 @@ import pyarrow as pa
 from theon.errors import InputError
 
 _HEADER = re.compile(r"\A/\*(?P<toml>.*?)\*/\s*(?P<sql>.*)\Z", re.DOTALL)
+_STATEMENT_END = re.compile(r";[ \t]*(?:\n|\Z)")
 
 # How a column's type is called in a definition, in Arrow and in PostgreSQL.
 _TYPES: dict[str, tuple[pa.DataType, str]] = {
@@ -44,7 +51,7 @@ class Column:
         type: `text`, `integer`, `number`, `date` or `timestamp` (UTC).
         unit: what a value counts, e.g. `actions`, `seconds`; empty for keys.
         description: one sentence.
-        family: `key`, `activity` (written by the refresh) or `outcome` (left to observers).
+        family: `key`, `activity` (written by the refresh) or `outcome` (by observers).
     """
 
     name: str
@@ -77,7 +84,8 @@ class Metric:
         version: raised when columns change.
         requirements: ids of the promises it keeps.
         sql: the query.
-        hash: changes with the query or the columns.
+        outcome_sql: the query of the outcome columns; empty where there are none.
+        hash: changes with the queries or the columns.
     """
 
     name: str
@@ -89,6 +97,7 @@ class Metric:
     requirements: tuple[str, ...]
     sql: str
     hash: str
+    outcome_sql: str = ""
 
     def family(self, name: str) -> list[Column]:
         """The columns of one family, in order."""
@@ -113,6 +122,11 @@ class Metric:
     def table(self) -> str:
         """The physical table of this version; readers use the view `metrics.<name>`."""
         return f"metrics.{self.name}_v{self.version}"
+
+    @property
+    def outcome_table(self) -> str:
+        """The same for the outcome columns, if there are any."""
+        return f"{self.table}_outcomes"
 
     def schema(self, *families: str) -> pa.Schema:
         """Arrow schema of the columns of some families (all: none given), in order."""
@@ -146,6 +160,7 @@ def parse_metric(name: str, text: str) -> Metric:
             )
             for column, c in header["columns"].items()
         )
+        statements = [s.strip() for s in _STATEMENT_END.split(match["sql"]) if s.strip()]
         metric = Metric(
             name=name,
             question=header["question"],
@@ -154,7 +169,8 @@ def parse_metric(name: str, text: str) -> Metric:
             columns=columns,
             version=header["version"],
             requirements=tuple(header.get("requirements", [])),
-            sql=match["sql"].rstrip().rstrip(";"),
+            sql=statements[0],
+            outcome_sql="".join(statements[1:]),
             hash=hashlib.sha256(f"{columns}{match['sql']}".encode()).hexdigest()[:16],
         )
     except tomllib.TOMLDecodeError as error:
@@ -177,6 +193,15 @@ def _check(metric: Metric, where: str) -> None:
         for c in metric.columns
         if c.type not in _TYPES
     ]
+    outcomes = [c.name for c in metric.columns if c.family == "outcome"]
+    if bool(outcomes) != bool(metric.outcome_sql):
+        problems.append(
+            f"{', '.join(outcomes)} have no query: a second SELECT after a semicolon"
+            if outcomes
+            else "there is a second query, but no column of the family outcome"
+        )
+    if outcomes and not {"user_id", "course_id"} <= set(metric.grain):
+        problems.append("outcome columns need user_id and course_id in the grain")
     if problems:
         raise InputError("; ".join(problems), where=where)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 from sqlalchemy import text
@@ -13,7 +14,8 @@ from theon.lake.table import EventLake
 from theon.metrics import kernel
 from theon.metrics.catalog import Metric
 from theon.metrics.window import Window, first_day, period_window
-from theon.roster.campuses import get_campus
+from theon.outcomes.columns import present_rows
+from theon.roster.campuses import Campus, get_campus
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -29,12 +31,16 @@ class Explanation:
             course_id, event_name, counts (bool), reason (why not), gap_s (seconds since the
             learner's previous counted event in the course), time_spent_s (what of it counts),
             and a boolean per measure.
-        totals: what the counted events add up to, by the names of the metric's columns.
+        facts: what events say of outcomes, up to the end of the period, in order: local_time,
+            event_id, kind, item_id, attempt, state, score, max_score. Empty where the metric has
+            no outcome columns.
+        totals: what the counted events and the facts come to, by the names of the metric's columns.
         sentences: the same in words.
     """
 
     value: dict[str, object]
     events: pa.Table
+    facts: pa.Table
     totals: dict[str, object]
     sentences: list[str]
 
@@ -69,7 +75,59 @@ def explain(
     events = _events(lake, settings, window, key, rules)
     value = _published_row(store, metric, campus, key)
     totals = _totals(events, rules)
-    return Explanation(value, events, totals, _sentences(metric, value, events, totals, settings))
+    facts = _FACTS.empty_table()
+    if metric.family("outcome"):
+        facts = _facts(store, window, key)
+        totals |= _outcomes(store, metric, found, key)
+    return Explanation(
+        value, events, facts, totals, _sentences(metric, value, events, facts, totals, settings)
+    )
+
+
+_FACT_FIELDS: "list[pa.Field[Any]]" = [
+    pa.field("local_time", pa.timestamp("us")),
+    pa.field("event_id", pa.string()),
+    pa.field("kind", pa.string()),
+    pa.field("item_id", pa.string()),
+    pa.field("attempt", pa.string()),
+    pa.field("state", pa.string()),
+    pa.field("score", pa.float64()),
+    pa.field("max_score", pa.float64()),
+]
+_FACTS = pa.schema(_FACT_FIELDS)
+
+
+def _facts(store: Store, window: Window, key: dict[str, str]) -> pa.Table:
+    """The facts about a learner in a course, and about the course, up to the end of the window."""
+    with store.transaction(Scope(window.campus.slug)) as conn:
+        rows = conn.execute(
+            text(
+                "SELECT timezone(:timezone, occurred_at) AS local_time, event_id, kind, item_id,"
+                " attempt, state, score, max_score FROM theon.outcome_facts"
+                " WHERE campus_id = :campus AND user_id IN (:user, '') AND course_id = :course"
+                " AND occurred_at < :until ORDER BY occurred_at, length(event_id), event_id"
+            ),
+            {
+                "timezone": window.campus.timezone,
+                "campus": window.campus.id,
+                "user": key["user_id"],
+                "course": key["course_id"],
+                "until": window.end,
+            },
+        )
+        return pa.Table.from_pylist([dict(row) for row in rows.mappings()], _FACTS)
+
+
+def _outcomes(
+    store: Store, metric: Metric, campus: Campus, key: dict[str, str]
+) -> dict[str, object]:
+    """The outcome columns by the facts that are there; nulls where they give no row."""
+    learner = (key["user_id"], key["course_id"])
+    with store.transaction(Scope(campus.slug)) as conn:
+        rows = present_rows(conn, campus.id, campus.timezone, metric.outcome_sql, learner)
+    start = date.fromisoformat(key[metric.period_column])
+    mine = next((row for row in rows if row[metric.period_column] == start), {})
+    return {c.name: mine.get(c.name) for c in metric.family("outcome")}
 
 
 def _published_row(
@@ -171,6 +229,11 @@ def _totals(events: pa.Table, rules: ActivityRules) -> dict[str, object]:
     return dict(totals)
 
 
+def _agree(published: object, given: object) -> bool:
+    """Whether a value is what was found; no activity at all may be published as nothing."""
+    return published == given or (published is None and given == 0)
+
+
 def _reasons(events: pa.Table) -> list[tuple[str, int]]:
     with open_scratch() as engine:
         engine.register("events_", events)
@@ -184,6 +247,7 @@ def _sentences(
     metric: Metric,
     value: dict[str, object],
     events: pa.Table,
+    facts: pa.Table,
     totals: dict[str, object],
     settings: Settings,
 ) -> list[str]:
@@ -193,13 +257,15 @@ def _sentences(
         f"Time spent is {totals['time_spent_s']} s: the gaps of at most "
         f"{settings.session_limit_s} s between a learner's consecutive counted events in a course."
     )
+    if metric.family("outcome"):
+        sentences.append(f"Outcomes rest on {facts.num_rows} facts up to the end of the period.")
     if not value:
         sentences.append("No row is published for this key.")
         return sentences
     wrong = [
         f"{c.name} is {value[c.name]}, these events give {totals[c.name]}"
-        for c in metric.family("activity")
-        if c.name in totals and totals[c.name] != value[c.name]
+        for c in [*metric.family("activity"), *metric.family("outcome")]
+        if c.name in totals and not _agree(value[c.name], totals[c.name])
     ]
     sentences += [f"Published {w}: run `theon metrics refresh`." for w in wrong]
     if not wrong:

@@ -25,8 +25,7 @@ def publish(
             gone); None: all rows of the campus were.
 
     Returns:
-        How many rows were written or removed. Outcome columns are never touched: a row that
-        has outcomes but no activity any more keeps them.
+        How many rows were written or removed. Outcome columns are in a table of their own.
     """
     activity = [c.name for c in metric.family("activity")]
     names = ", ".join([*metric.keys, *activity])
@@ -41,10 +40,10 @@ def publish(
     conn.execute(text("ANALYZE stage"))
     written = 0
     if keys is None:
-        written = _remove_vanished(conn, metric, campus_id, "", same_key, activity)
+        written = _remove_vanished(conn, metric, campus_id, "", same_key)
     elif computed < keys.num_rows:  # one row per key, as a definition gives: else one vanished
         among = _keep_vanished_keys(conn, metric, keys)
-        written = _remove_vanished(conn, metric, campus_id, among, same_key, activity)
+        written = _remove_vanished(conn, metric, campus_id, among, same_key)
     written += _write_changed(conn, metric, campus_id, names, same_key, activity)
     conn.execute(text("DROP TABLE stage"))
     conn.execute(text("DROP TABLE IF EXISTS touched"))
@@ -71,33 +70,16 @@ def _keep_vanished_keys(conn: Connection, metric: Metric, keys: pa.Table) -> str
 
 
 def _remove_vanished(
-    conn: Connection,
-    metric: Metric,
-    campus_id: int,
-    among: str,
-    same_key: str,
-    activity: list[str],
+    conn: Connection, metric: Metric, campus_id: int, among: str, same_key: str
 ) -> int:
-    vanished = (
-        f"t.campus_id = :campus{among} AND NOT EXISTS (SELECT 1 FROM stage s WHERE {same_key})"
-    )
-    outcomes = [f"t.{c.name} IS NOT NULL" for c in metric.family("outcome")]
-    written = 0
-    if outcomes:
-        kept = conn.execute(
-            text(
-                f"UPDATE {metric.table} t SET {', '.join(f'{a} = NULL' for a in activity)} "
-                f"WHERE {vanished} AND ({' OR '.join(outcomes)}) "
-                f"AND NOT ({' AND '.join(f't.{a} IS NULL' for a in activity)})"
-            ),
-            {"campus": campus_id},
-        )
-        written += kept.rowcount
-    without = f" AND NOT ({' OR '.join(outcomes)})" if outcomes else ""
     removed = conn.execute(
-        text(f"DELETE FROM {metric.table} t WHERE {vanished}{without}"), {"campus": campus_id}
+        text(
+            f"DELETE FROM {metric.table} t WHERE t.campus_id = :campus{among}"
+            f" AND NOT EXISTS (SELECT 1 FROM stage s WHERE {same_key})"
+        ),
+        {"campus": campus_id},
     )
-    return written + removed.rowcount
+    return removed.rowcount
 
 
 def _write_changed(

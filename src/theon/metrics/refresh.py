@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, text
 
 from theon.errors import ConflictError
+from theon.events import outcomes
 from theon.events.activity import ActivityRules, load_rules
 from theon.lake.engine import open_engine, sql_list
 from theon.lake.table import EventLake, LakeFile
@@ -21,6 +22,7 @@ from theon.metrics import derive, kernel
 from theon.metrics.announce import announce
 from theon.metrics.catalog import Metric, load_catalog
 from theon.metrics.manifest import Manifest, load_manifest, save_manifest, sweep
+from theon.metrics.outcomes import rewrite_outcomes
 from theon.metrics.publish import publish
 from theon.metrics.rows import affected_keys, days_of_keys, keep_days, metric_rows
 from theon.metrics.tables import analyze_tables, ensure_tables, swap_views
@@ -69,6 +71,7 @@ class _State:
     generation: int
     lake_version: int
     rules_hash: str | None
+    outcome_rules_hash: str | None
     timezone: str | None
     session_limit_s: int | None
     definitions: dict[str, tuple[str, int]]
@@ -100,6 +103,7 @@ def refresh(
     campus: str | None = None,
     catalog: dict[str, Metric] | None = None,
     rules: ActivityRules | None = None,
+    outcome_rules: outcomes.OutcomeRules | None = None,
     progress: ProgressReporter | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> RefreshSummary:
@@ -113,6 +117,7 @@ def refresh(
         campus: slug of the only campus to refresh.
         catalog: definitions; the shipped ones unless given.
         rules: activity rules; the shipped ones unless given.
+        outcome_rules: outcome rules; the shipped ones unless given.
         progress: where progress goes.
         checkpoint: called with the name of each step that was just completed.
 
@@ -134,6 +139,7 @@ def refresh(
                 found,
                 catalog,
                 rules or load_rules(),
+                outcome_rules or outcomes.load_rules(),
                 progress or SilentProgress(),
                 checkpoint or (lambda _: None),
             )
@@ -151,6 +157,7 @@ class _CampusRefresh:
     campus: Campus
     catalog: dict[str, Metric]
     rules: ActivityRules
+    outcome_rules: outcomes.OutcomeRules
     progress: ProgressReporter
     checkpoint: Checkpoint
 
@@ -189,10 +196,13 @@ class _CampusRefresh:
             for name, metric in self.catalog.items()
             if all_days or state.definitions.get(name) != (metric.hash, metric.version)
         }
-        if not changed and not stale and version == state.lake_version:
+        derive_outcomes = rebuild or state.outcome_rules_hash != self.outcome_rules.hash
+        current = not changed and not stale and not derive_outcomes
+        if current and version == state.lake_version:
             return
         if not files and not changed and not state.definitions:
             return  # a campus without events, such as the district itself
+        outcome_rows = self._rewrite_outcomes(files, stale, derive=derive_outcomes)
         with open_engine(self.settings, ordered=False) as engine:
             bench = derive.Workbench(
                 engine,
@@ -220,7 +230,7 @@ class _CampusRefresh:
             self.store,
             [self.catalog[name] for name, rows in written.items() if rows >= MANY_ROWS],
         )
-        for name, rows in written.items():
+        for name, rows in [*written.items(), *outcome_rows.items()]:
             summary.rows_written[name] = summary.rows_written.get(name, 0) + rows
         summary.events += sum(hours.values())
         summary.hours += len(state.cells.parts if all_cells else hours)
@@ -240,7 +250,8 @@ class _CampusRefresh:
             )
             row = conn.execute(
                 text(
-                    "SELECT generation, lake_version, rules_hash, timezone, session_limit_s"
+                    "SELECT generation, lake_version, rules_hash, outcome_rules_hash, timezone,"
+                    " session_limit_s"
                     " FROM theon.refresh_state WHERE campus_id = :campus"
                 ),
                 who,
@@ -252,17 +263,32 @@ class _CampusRefresh:
                 ),
                 who,
             )
-            generation, lake_version, rules_hash, timezone, session_limit_s = row
+            generation, lake_version, rules_hash, outcome_rules_hash, timezone, limit_s = row
             return _State(
                 generation,
                 lake_version,
                 rules_hash,
+                outcome_rules_hash,
                 timezone,
-                session_limit_s,
+                limit_s,
                 definitions={name: (digest, version) for name, digest, version in definitions},
                 cells=load_manifest(conn, self.campus.id, "cells", "hour"),
                 days=load_manifest(conn, self.campus.id, "days", "day"),
             )
+
+    def _rewrite_outcomes(
+        self, files: list[LakeFile], stale: set[str], *, derive: bool
+    ) -> dict[str, int]:
+        """Outcome columns that are out of date as a whole; in a transaction before the commit.
+
+        The rest is the observers' at all times. A crash before the commit does this again.
+        """
+        metrics = [m for m in self.catalog.values() if derive or m.name in stale]
+        if not derive and not any(m.family("outcome") for m in metrics):
+            return {}
+        rules = self.outcome_rules if derive else None
+        with self.progress.step(f"Outcomes ({self.campus.slug})", unit="metrics"):
+            return rewrite_outcomes(self.store, self.settings, self.campus, files, metrics, rules)
 
     def correlate(self, work: _Work) -> None:
         """Cells: what each learner did in each course, hour by hour, whatever the source."""
@@ -361,12 +387,14 @@ class _CampusRefresh:
             text(
                 "UPDATE theon.refresh_state SET generation = generation + 1,"
                 " lake_version = :version, rules_hash = :rules, timezone = :timezone,"
+                " outcome_rules_hash = :outcome_rules,"
                 " session_limit_s = :limit_s, refreshed_at = now() WHERE campus_id = :campus"
             ),
             {
                 "campus": self.campus.id,
                 "version": version,
                 "rules": self.rules.hash,
+                "outcome_rules": self.outcome_rules.hash,
                 "timezone": self.campus.timezone,
                 "limit_s": self.settings.session_limit_s,
             },

@@ -3,17 +3,30 @@
 Readers use the view `metrics.<name>`. A definition with a raised version gets a table of its
 own; the view moves to it once every campus has been published there, so nobody ever reads a
 half-computed history.
+
+Outcome columns have a table of their own beside that of the activity: a refresh, which may hold
+its rows for long, and an observer, which must not wait, never meet. The view puts them together.
 """
 
 from sqlalchemy import Connection, text
 
 from theon.metrics.catalog import Metric
+from theon.outcomes.columns import (
+    OutcomeColumns,
+    forget_columns,
+    register_columns,
+    registered_columns,
+)
+from theon.outcomes.views import make_views, missing_views
 from theon.store.engine import Store
 from theon.store.scope import Scope, app_role, protect
 
 
 def ensure_tables(store: Store, catalog: dict[str, Metric]) -> None:
-    """Make the table of each metric's version, and its view where there is none yet."""
+    """Make the tables of each metric's version, and its view where there is none yet.
+
+    Observers write the outcome columns of all of them from then on.
+    """
     with store.transaction(Scope.district()) as conn:
         found = conn.execute(
             text(
@@ -22,15 +35,38 @@ def ensure_tables(store: Store, catalog: dict[str, Metric]) -> None:
         )
         existing = {str(name) for (name,) in found}
         views = current_versions(conn)
+        observed = registered_columns(conn)
+        states = missing_views(conn)
     missing = [m for m in catalog.values() if m.table not in existing or m.name not in views]
-    if not missing:
+    unobserved = [
+        m
+        for m in catalog.values()
+        if m.family("outcome") and observed.get((m.name, m.version)) != m.hash
+    ]
+    if not missing and not unobserved and not states:
         return
     with store.owner_transaction() as conn:
         conn.execute(text("SELECT pg_advisory_xact_lock(hashtext('theon.metrics.tables'))"))
+        make_views(conn, states)
         for metric in missing:
             _create(conn, metric)
             if metric.name not in views:
                 _point_view(conn, metric)
+        for metric in unobserved:
+            register_columns(conn, outcome_columns(metric))
+
+
+def outcome_columns(metric: Metric) -> OutcomeColumns:
+    """What observers are to write of a metric that has outcome columns."""
+    return OutcomeColumns(
+        metric=metric.name,
+        version=metric.version,
+        table=metric.outcome_table,
+        keys=tuple(metric.keys),
+        columns=tuple(c.name for c in metric.family("outcome")),
+        query=metric.outcome_sql,
+        hash=metric.hash,
+    )
 
 
 def current_versions(conn: Connection) -> dict[str, int]:
@@ -65,7 +101,9 @@ def swap_views(store: Store, catalog: dict[str, Metric]) -> list[str]:
     for metric in swap:
         with store.owner_transaction() as conn:
             _point_view(conn, metric)
-            conn.execute(text(f"DROP TABLE IF EXISTS metrics.{metric.name}_v{shown[metric.name]}"))
+            old = f"metrics.{metric.name}_v{shown[metric.name]}"
+            forget_columns(conn, metric.name, shown[metric.name])
+            conn.execute(text(f"DROP TABLE IF EXISTS {old}, {old}_outcomes"))
     return [m.name for m in swap]
 
 
@@ -81,15 +119,23 @@ def analyze_tables(store: Store, metrics: list[Metric]) -> None:
 
 
 def _create(conn: Connection, metric: Metric) -> None:
+    _create_table(conn, metric, metric.table, "activity")
+    if metric.family("outcome"):
+        _create_table(conn, metric, metric.outcome_table, "outcome")
+
+
+def _create_table(conn: Connection, metric: Metric, table: str, family: str) -> None:
     columns = ["campus_id int NOT NULL REFERENCES theon.campuses (id)"]
     for column in metric.columns:
-        if column.name != "campus":
+        if column.name != "campus" and column.family in ("key", family):
             null = " NOT NULL" if column.family == "key" else ""
             columns.append(f"{column.name} {column.postgres_type}{null}")
-    keys = sorted(metric.keys, key=lambda k: k != metric.period_column)
+    # Activity comes period by period, outcomes learner by learner.
+    last = family == "outcome"
+    keys = sorted(metric.keys, key=lambda k: (k == metric.period_column) == last)
     columns.append(f"PRIMARY KEY (campus_id, {', '.join(keys)})")
-    conn.execute(text(f"CREATE TABLE IF NOT EXISTS {metric.table} ({', '.join(columns)})"))
-    protect(conn, metric.table)
+    conn.execute(text(f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(columns)})"))
+    protect(conn, table)
 
 
 def _point_view(conn: Connection, metric: Metric) -> None:
@@ -98,8 +144,27 @@ def _point_view(conn: Connection, metric: Metric) -> None:
     conn.execute(
         text(
             f"CREATE VIEW metrics.{metric.name} WITH (security_invoker = true) AS "
-            f"SELECT * FROM {metric.table}"
+            f"{_view_sql(metric)}"
         )
     )
     conn.execute(text(f"COMMENT ON VIEW metrics.{metric.name} IS '{metric.version}'"))
     conn.execute(text(f'GRANT SELECT ON metrics.{metric.name} TO "{app_role(conn)}"'))
+
+
+def _view_sql(metric: Metric) -> str:
+    if not metric.family("outcome"):
+        return f"SELECT * FROM {metric.table}"
+    columns = [c for c in metric.columns if c.name != "campus"]
+    same = " AND ".join(f"a.{k} = o.{k}" for k in ["campus_id", *metric.keys])
+    both = [f"{'o' if c.family == 'outcome' else 'a'}.{c.name}" for c in columns]
+    alone = [
+        f"NULL::{c.postgres_type} AS {c.name}" if c.family == "activity" else f"o.{c.name}"
+        for c in columns
+    ]
+    # Not a full join: what is asked for of a key must reach both tables' indexes.
+    return (
+        f"SELECT a.campus_id, {', '.join(both)} FROM {metric.table} AS a "
+        f"LEFT JOIN {metric.outcome_table} AS o ON {same} UNION ALL "
+        f"SELECT o.campus_id, {', '.join(alone)} FROM {metric.outcome_table} AS o "
+        f"WHERE NOT EXISTS (SELECT 1 FROM {metric.table} AS a WHERE {same})"
+    )

@@ -3,6 +3,9 @@
 The published numbers come from cells, merged. Here each month's events are read once more,
 the gaps found in one window pass over all of them in order, the definitions run over the
 result, and every published row compared. Only the activity rules and the definitions are shared.
+
+The outcome columns come from facts in PostgreSQL, learner by learner. Here the facts are derived
+from the lake's events once more, and another engine works out all rows from them at once.
 """
 
 from dataclasses import dataclass, field
@@ -10,14 +13,17 @@ from datetime import date, timedelta
 
 import duckdb
 
+from theon.events import outcomes
 from theon.events.activity import load_rules
 from theon.lake.engine import open_engine
 from theon.lake.table import EventLake
 from theon.metrics import kernel
-from theon.metrics.catalog import Metric, load_catalog
+from theon.metrics.catalog import Column, Metric, load_catalog
 from theon.metrics.export import published_rows
+from theon.metrics.outcomes import lake_facts_sql
 from theon.metrics.window import Window
 from theon.observability.progress import ProgressReporter, SilentProgress
+from theon.outcomes.states import states_sql
 from theon.roster.campuses import Campus, list_campuses
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -87,7 +93,8 @@ def verify(
 ) -> VerifyReport:
     """Compare what is published with what the events say; changes nothing.
 
-    Events that arrived since the last refresh show as differences: refresh first.
+    Events that arrived since the last refresh show as differences: refresh first. So do outcomes
+    whose events are accepted and not in the lake yet, for a moment.
     """
     report = VerifyReport()
     catalog = catalog or load_catalog()
@@ -95,8 +102,11 @@ def verify(
     for found in campuses:
         with open_engine(settings) as engine:
             _recompute_days(engine, lake, settings, found, progress or SilentProgress())
+            _recompute_outcomes(engine, lake, found)
             for metric in catalog.values():
-                _compare(engine, store, found, metric, report)
+                _compare(engine, store, found, metric, "activity", report)
+                if metric.family("outcome"):
+                    _compare(engine, store, found, metric, "outcome", report)
     return report
 
 
@@ -134,30 +144,49 @@ def _recompute_days(
             step.advance()
 
 
+def _recompute_outcomes(engine: duckdb.DuckDBPyConnection, lake: EventLake, campus: Campus) -> None:
+    """Fill the temp table `facts_` of one campus with what its events say of outcomes."""
+    facts = lake_facts_sql(lake.files(campus.slug), outcomes.load_rules())
+    engine.execute(
+        "CREATE TEMP TABLE facts_ AS SELECT *, 0 AS campus_id, "
+        f"timezone('{campus.timezone}', occurred_at::TIMESTAMPTZ) AS local_at FROM ({facts})"
+    ).fetchall()
+
+
+def _expected_sql(metric: Metric, campus: Campus, family: str) -> str:
+    """A WITH clause whose last table, `expected`, is what the rows should be."""
+    if family == "outcome":
+        states = states_sql("SELECT * FROM facts_", metric.outcome_sql)
+        rows = f"SELECT '{campus.slug}' AS campus, * FROM ({metric.outcome_sql})"
+        return f"WITH {states}, expected AS ({rows})"
+    days = kernel.days_view_sql("FROM days_", campus.slug, load_rules())
+    return f"WITH days AS ({days}), expected AS ({metric.sql})"
+
+
 def _compare(
     engine: duckdb.DuckDBPyConnection,
     store: Store,
     campus: Campus,
     metric: Metric,
+    family: str,
     report: VerifyReport,
 ) -> None:
-    names = [*metric.grain, *(c.name for c in metric.family("activity"))]
+    values = metric.family(family)
+    columns = [c.name for c in values]
+    names = [*metric.grain, *columns]
     published = published_rows(store, metric, Scope(campus.slug)).select(names)
     engine.register("published_", published)
-    activity = names[len(metric.grain) :]
-    # A row that only has outcomes has no activity, so the events need not know it.
-    some = " OR ".join(f"{a} IS NOT NULL" for a in activity)
-    days = kernel.days_view_sql("FROM days_", campus.slug, load_rules())
+    # A row may have only activity, or only outcomes; of the other there is nothing to expect.
+    some = " OR ".join(f"{c} IS NOT NULL" for c in columns)
+    differs = " OR ".join(_differs_sql(c) for c in values)
     engine.execute(
         f"CREATE OR REPLACE TEMP TABLE compared_ AS "
-        f"WITH days AS ({days}), expected AS ({metric.sql}), "
+        f"{_expected_sql(metric, campus, family)}, "
         f"published AS (SELECT * FROM published_ WHERE campus = '{campus.slug}' AND ({some})) "
         f"SELECT {', '.join(f'coalesce(e.{k}, p.{k}) AS {k}' for k in metric.grain)}, "
-        f"{', '.join(f'e.{a} AS expected_{a}, p.{a} AS published_{a}' for a in activity)}, "
+        f"{', '.join(f'e.{c} AS expected_{c}, p.{c} AS published_{c}' for c in columns)}, "
         f"e.campus IS NULL AS unexpected_, p.campus IS NULL AS missing_, "
-        f"({', '.join(f'e.{a}' for a in activity)}) IS DISTINCT FROM "
-        f"({', '.join(f'p.{a}' for a in activity)}) AS differs_ "
-        f"FROM expected e FULL JOIN published p ON "
+        f"{differs} AS differs_ FROM expected e FULL JOIN published p ON "
         + " AND ".join(f"e.{k} = p.{k}" for k in metric.grain)
     ).fetchall()
     [(compared, different)] = engine.sql(
@@ -170,11 +199,20 @@ def _compare(
             f"SELECT * FROM compared_ WHERE differs_ "
             f"ORDER BY {', '.join(metric.grain)} LIMIT {SHOWN_DIFFERENCES}"
         ).to_arrow_table()
-        report.differences += [_difference(metric, row, activity) for row in rows.to_pylist()]
+        report.differences += [_difference(metric, row, columns) for row in rows.to_pylist()]
     engine.unregister("published_")
 
 
-def _difference(metric: Metric, row: dict[str, object], activity: list[str]) -> Difference:
+def _differs_sql(column: Column) -> str:
+    """SQL: the values differ. Two engines may round the last digit of a number differently."""
+    expected, published = f"e.{column.name}", f"p.{column.name}"
+    same = f"{expected} IS NOT DISTINCT FROM {published}"
+    if column.type == "number":
+        same += f" OR coalesce(abs({expected} - {published}) < 1e-9, false)"
+    return f"NOT ({same})"
+
+
+def _difference(metric: Metric, row: dict[str, object], columns: list[str]) -> Difference:
     key = {k: _text(row[k]) for k in metric.grain}
     if row["missing_"] or row["unexpected_"]:
         return Difference(
@@ -184,7 +222,7 @@ def _difference(metric: Metric, row: dict[str, object], activity: list[str]) -> 
             None if row["missing_"] else "row",
             None if row["unexpected_"] else "row",
         )
-    column = next(a for a in activity if row[f"expected_{a}"] != row[f"published_{a}"])
+    column = next(a for a in columns if row[f"expected_{a}"] != row[f"published_{a}"])
     return Difference(
         metric.name, key, column, row[f"published_{column}"], row[f"expected_{column}"]
     )

@@ -172,6 +172,7 @@ def _grant(conn: Connection, name: str) -> None:
         # A campus may be renamed, not moved: the tree decides who sees what.
         "GRANT SELECT, INSERT, UPDATE (name, timezone) ON theon.campuses TO {app}",
         "GRANT USAGE ON SEQUENCE theon.jobs_id_seq, theon.event_batches TO {app}",
+        "GRANT SELECT ON theon.outcome_columns TO {app}",
     ):
         run_definition(conn, statement, **app)
     tables = conn.execute(

@@ -2,8 +2,8 @@
 question = "How active was each learner in each course, week by week?"
 owner = "learning-analytics"
 grain = ["campus", "user_id", "course_id", "week_start"]
-version = 1
-requirements = ["D1", "D2", "D3", "X1"]
+version = 2
+requirements = ["D1", "D2", "D3", "D4", "X1"]
 
 [columns]
 campus = { type = "text", description = "Slug of the campus." }
@@ -19,11 +19,11 @@ forum_views = { type = "integer", unit = "views", description = "Views of forums
 forum_posts = { type = "integer", unit = "posts", description = "Discussions begun and replies written." }
 first_access = { type = "timestamp", description = "First activity in the period." }
 last_access = { type = "timestamp", description = "Last activity in the period." }
-quizzes_attempted = { type = "integer", unit = "quizzes", family = "outcome", description = "Quizzes attempted." }
-quizzes_avg_score = { type = "number", unit = "percent", family = "outcome", description = "Mean score of the last graded attempt per quiz." }
-assignments_submitted = { type = "integer", unit = "submissions", family = "outcome", description = "Assignments submitted." }
-course_progress = { type = "number", unit = "percent", family = "outcome", description = "Activities completed of those that can be." }
-activities_completed = { type = "integer", unit = "activities", family = "outcome", description = "Activities completed." }
+quizzes_attempted = { type = "integer", unit = "quizzes", family = "outcome", description = "Quizzes with an attempt begun in the week that is no preview and was not deleted." }
+quizzes_avg_score = { type = "number", unit = "percent", family = "outcome", description = "Mean over these quizzes of the last graded attempt begun in the week, by its grade as it is now; empty while none is graded." }
+assignments_submitted = { type = "integer", unit = "assignments", family = "outcome", description = "Assignments submitted that were last handed in in the week; not those taken back to draft or removed." }
+course_progress = { type = "number", unit = "percent", family = "outcome", description = "Activities completed up to the end of the week, of those that can be completed; empty where the source does not say how many can." }
+activities_completed = { type = "integer", unit = "activities", family = "outcome", description = "Activities completed in the week and not undone since." }
 */
 SELECT
     campus,
@@ -40,4 +40,70 @@ SELECT
     min(first_access) AS first_access,
     max(last_access) AS last_access
 FROM days
-GROUP BY campus, user_id, course_id, week_start
+GROUP BY campus, user_id, course_id, week_start;
+
+WITH quizzes AS (
+    SELECT
+        user_id,
+        course_id,
+        date_trunc('week', began)::date AS week_start,
+        item_id,
+        (array_agg(100 * score / max_score ORDER BY number DESC NULLS LAST, began DESC, attempt DESC)
+            FILTER (WHERE score IS NOT NULL AND max_score > 0))[1] AS percent
+    FROM attempts
+    GROUP BY 1, 2, 3, 4
+),
+attempted AS (
+    SELECT
+        user_id,
+        course_id,
+        week_start,
+        count(*) AS quizzes,
+        avg(percent ORDER BY item_id) AS percent
+    FROM quizzes
+    GROUP BY 1, 2, 3
+),
+submitted AS (
+    SELECT
+        user_id,
+        course_id,
+        date_trunc('week', submitted)::date AS week_start,
+        count(DISTINCT item_id) AS assignments
+    FROM submissions
+    WHERE state = 'submitted'
+    GROUP BY 1, 2, 3
+),
+completed AS (
+    SELECT
+        user_id,
+        course_id,
+        date_trunc('week', since)::date AS week_start,
+        sum(CASE WHEN completed THEN 1 ELSE 0 END) AS activities,
+        sum(CASE WHEN completed AND (items IS NULL OR item_id = ANY (string_to_array(items, chr(31))))
+            THEN 1 ELSE 0 END) AS counted
+    FROM completions
+    LEFT JOIN structures USING (campus_id, course_id)
+    GROUP BY 1, 2, 3
+),
+weeks AS (
+    SELECT user_id, course_id, week_start FROM attempted
+    UNION
+    SELECT user_id, course_id, week_start FROM submitted
+    UNION
+    SELECT user_id, course_id, week_start FROM completed
+)
+SELECT
+    user_id,
+    course_id,
+    week_start,
+    coalesce(quizzes, 0) AS quizzes_attempted,
+    percent AS quizzes_avg_score,
+    coalesce(assignments, 0) AS assignments_submitted,
+    CASE WHEN completable > 0 THEN least(100, 100 * sum(coalesce(counted, 0)) OVER (
+        PARTITION BY user_id, course_id ORDER BY week_start) / completable) END AS course_progress,
+    coalesce(activities, 0) AS activities_completed
+FROM weeks
+LEFT JOIN attempted USING (user_id, course_id, week_start)
+LEFT JOIN submitted USING (user_id, course_id, week_start)
+LEFT JOIN completed USING (user_id, course_id, week_start)
+LEFT JOIN structures USING (course_id)

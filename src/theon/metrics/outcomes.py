@@ -1,0 +1,89 @@
+"""Outcome columns of a whole campus: after a change of a definition, a rule or the time zone.
+
+Day by day they are the observers' (`theon.outcomes`); here they are computed from all facts, and
+the facts, if need be, from all events of the lake.
+"""
+
+from functools import partial
+
+import duckdb
+import pyarrow as pa
+
+from theon.events.outcomes import FACT_SCHEMA, OutcomeRules, short_id_sql
+from theon.lake.engine import open_engine, sql_list, sql_text
+from theon.lake.table import LakeFile
+from theon.metrics.catalog import Metric
+from theon.outcomes.columns import rewrite_columns
+from theon.outcomes.observer import lock
+from theon.outcomes.rebuild import replace_facts
+from theon.roster.campuses import Campus
+from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+BATCH_ROWS = 65_536
+
+
+def rewrite_outcomes(
+    store: Store,
+    settings: Settings,
+    campus: Campus,
+    files: list[LakeFile],
+    metrics: list[Metric],
+    rules: OutcomeRules | None,
+) -> dict[str, int]:
+    """Compute the outcome columns of some metrics again, in one transaction of its own.
+
+    Args:
+        store: where facts and metrics are.
+        settings: of the engine that reads the lake.
+        campus: whose.
+        files: the lake's, of this campus.
+        metrics: which metrics; those without outcome columns are passed over.
+        rules: derive the facts of the lake's events again by these; None: the facts are right.
+
+    Returns:
+        Metric to rows written or removed.
+    """
+    with open_engine(settings) as engine, store.transaction(Scope(campus.slug)) as conn:
+        if rules is None:
+            lock(conn, campus.id)
+        else:
+            facts = engine.sql(lake_facts_sql(files, rules)).to_arrow_reader(BATCH_ROWS)
+            replace_facts(
+                conn, campus.id, facts.cast(FACT_SCHEMA), partial(_in_lake, engine, files)
+            )
+        return {
+            m.name: rewrite_columns(conn, campus.id, campus.timezone, m.name, m.version)
+            for m in metrics
+            if m.family("outcome")
+        }
+
+
+def lake_facts_sql(files: list[LakeFile], rules: OutcomeRules) -> str:
+    """SQL of the facts that the events of these files give, columns as in `FACT_SCHEMA`."""
+    if not files:
+        nothing = ", ".join(f"NULL AS {name}" for name in FACT_SCHEMA.names)
+        return f"SELECT {nothing} WHERE false"
+    names = ", ".join(map(sql_text, rules.event_names))
+    return (
+        f"WITH told AS MATERIALIZED (SELECT * FROM {_events(files)} WHERE event_name IN ({names})) "
+        f"SELECT {', '.join(FACT_SCHEMA.names)} FROM ({rules.facts_sql('told')})"
+    )
+
+
+def _events(files: list[LakeFile]) -> str:
+    return f"read_parquet({sql_list([f.path for f in files])}, hive_partitioning = false)"
+
+
+def _in_lake(engine: duckdb.DuckDBPyConnection, files: list[LakeFile], facts: pa.Table) -> pa.Table:
+    """Those of `facts` whose event is in one of the files."""
+    if not files:
+        return facts.slice(0, 0)
+    engine.register("facts_", facts)
+    found: pa.Table = engine.sql(
+        f"SELECT event_id FROM facts_ SEMI JOIN (SELECT {short_id_sql('event_id')} AS event_id "
+        f"FROM {_events(files)}) USING (event_id)"
+    ).to_arrow_table()
+    engine.unregister("facts_")
+    return found

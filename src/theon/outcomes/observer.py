@@ -1,0 +1,147 @@
+"""The observer: outcomes are known in the transaction that accepts the event.
+
+What the events say is kept as facts, each once. The columns of metrics that rest on outcomes are
+computed again from all facts of the learners and courses that have news, in the same transaction.
+One transaction after the other writes outcomes of a campus; each sees the facts of those before,
+so none overwrites what another found.
+"""
+
+import threading
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Connection, text
+
+from theon.events.outcomes import FACT_SCHEMA, load_rules
+from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
+from theon.lake.engine import open_scratch
+from theon.outcomes.columns import write_columns
+
+CHUNK_FACTS = 10_000
+STRUCTURE = "structure"
+
+_OWN = threading.local()
+_TOLD = pa.schema([f for f in EVENT_SCHEMA if f.name not in PARTITION_COLUMNS])
+_COLUMNS = FACT_SCHEMA.names
+_TYPES = {pa.string(): "text", pa.float64(): "float8"}
+_ARRAYS = ", ".join(
+    f"CAST(:{f.name} AS {_TYPES.get(f.type, 'timestamptz')}[])" for f in FACT_SCHEMA
+)
+_INSERT = text(
+    f"INSERT INTO theon.outcome_facts (campus_id, {', '.join(_COLUMNS)})"
+    f" SELECT :campus, s.* FROM unnest({_ARRAYS}) AS s ({', '.join(_COLUMNS)})"
+    " ON CONFLICT DO NOTHING RETURNING kind, user_id, course_id"
+)
+_LEARNERS = text(
+    "SELECT DISTINCT user_id, course_id FROM theon.outcome_facts WHERE campus_id = :campus"
+    " AND course_id = ANY (:courses) AND user_id <> ''"
+)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What events changed.
+
+    Attributes:
+        facts: facts that were not known before.
+        learners: learners in courses with news; each course of a learner counts.
+        rows: rows of metrics that were written or removed.
+    """
+
+    facts: int = 0
+    learners: int = 0
+    rows: int = 0
+
+
+def observe(conn: Connection, campus_id: int, timezone: str, events: pa.Table) -> Observed:
+    """Keep what events say about outcomes, and bring what rests on it up to date.
+
+    Safe to call again with the same events, in any order and any batches.
+
+    Args:
+        conn: a transaction whose scope holds the campus; READ COMMITTED. Until it ends, other
+            transactions wait that observe outcomes of this campus.
+        campus_id: whose events.
+        timezone: the campus's, an IANA name; weeks are cut there.
+        events: columns of `EVENT_SCHEMA`; `campus` is not needed.
+    """
+    facts = facts_of(events)
+    if not facts:
+        return Observed()
+    lock(conn, campus_id)
+    added: set[tuple[str, str, str]] = set()
+    count = 0
+    for start in range(0, len(facts), CHUNK_FACTS):
+        columns = zip(*facts[start : start + CHUNK_FACTS], strict=True)
+        values = {name: list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
+        found = conn.execute(_INSERT, {"campus": campus_id, **values}).all()
+        count += len(found)
+        added.update((row.kind, row.user_id, row.course_id) for row in found)
+    learners = {(user, course) for _, user, course in added if user and course}
+    courses = sorted({course for kind, _, course in added if kind == STRUCTURE})
+    if courses:
+        found = conn.execute(_LEARNERS, {"campus": campus_id, "courses": courses}).all()
+        learners.update((row.user_id, row.course_id) for row in found)
+    rows = write_columns(conn, campus_id, timezone, sorted(learners)) if learners else 0
+    return Observed(count, len(learners), rows)
+
+
+def lock(conn: Connection, campus_id: int) -> None:
+    """Wait until no other transaction writes outcomes of the campus, and keep others waiting."""
+    conn.execute(
+        text("SELECT pg_advisory_xact_lock(hashtext('theon.outcomes'), :campus)"),
+        {"campus": campus_id},
+    )
+
+
+def outcome_events(events: pa.Table) -> pa.Table:
+    """The events that a rule is for. Few are, so this is quick."""
+    names = pa.array(load_rules().event_names, events["event_name"].type)
+    return events.filter(pc.is_in(events["event_name"], names))
+
+
+def facts_of(events: pa.Table) -> list[tuple[object, ...]]:
+    """The facts in `events`: rows of `FACT_SCHEMA`."""
+    told = outcome_events(events)
+    if told.num_rows == 0:
+        return []
+    told = told.select(_TOLD.names)
+    numbers = load_rules().rules_of(told["event_name"].unique().to_pylist())
+    engine, planned = _engine()
+    engine.register("given_", told)
+    rows: list[tuple[object, ...]] = []
+    try:
+        engine.execute("INSERT INTO told_ BY NAME FROM given_").fetchall()
+        for number in numbers:
+            if number not in planned:
+                query = load_rules().facts_sql("told_", [number])
+                columns = ", ".join(_COLUMNS)
+                engine.execute(
+                    f"PREPARE rule_{number} AS SELECT {columns} FROM ({query})"
+                ).fetchall()
+                planned.add(number)
+            rows += engine.execute(f"EXECUTE rule_{number}").fetchall()
+    finally:
+        engine.unregister("given_")
+        engine.execute("TRUNCATE told_").fetchall()
+    return rows
+
+
+def _engine() -> tuple[duckdb.DuckDBPyConnection, set[int]]:
+    """This thread's engine, and the rules it has a statement for.
+
+    To make either takes longer than most batches. For a handful of rows, planning is nearly all
+    there is to do.
+    """
+    if not hasattr(_OWN, "engine"):
+        engine = open_scratch()
+        engine.execute("SET threads = 1")
+        engine.execute("PRAGMA disable_optimizer")
+        engine.register("none_", _TOLD.empty_table())
+        # A table, not a view of what is given: where a view is made anew, all is planned anew.
+        engine.execute("CREATE TABLE told_ AS FROM none_").fetchall()
+        engine.unregister("none_")
+        _OWN.engine, _OWN.planned = engine, set()
+    return _OWN.engine, _OWN.planned

@@ -1,0 +1,11 @@
+-- One row per course that a learner has completed; no item.
+SELECT
+    campus_id,
+    user_id,
+    course_id,
+    item_id,
+    (array_agg(state ORDER BY place DESC))[1] AS state,
+    max(local_at) AS since
+FROM facts
+WHERE kind = 'course_completion'
+GROUP BY campus_id, user_id, course_id, item_id
