@@ -22,6 +22,7 @@ RULES = """
     metrics.read        yes yes yes no  yes
     accounts.manage     yes yes no  no  no
     keys.manage         yes yes no  no  no
+    statements.read     yes yes no  no  yes
 """
 EXPECTED = {
     (role, words[0]): answer == "yes"
