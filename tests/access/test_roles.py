@@ -20,9 +20,12 @@ RULES = """
     queues.control      yes no  no  no  no
     workers.read        yes no  no  no  no
     metrics.read        yes yes yes no  yes
+    events.send         yes yes no  no  yes
+    delivery.read       yes yes no  no  yes
+    delivery.control    yes yes no  no  no
+    statements.read     yes yes no  no  yes
     accounts.manage     yes yes no  no  no
     keys.manage         yes yes no  no  no
-    statements.read     yes yes no  no  yes
 """
 EXPECTED = {
     (role, words[0]): answer == "yes"
