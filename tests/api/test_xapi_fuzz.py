@@ -15,7 +15,7 @@ from tests.api.xapi_service import ANN, BEN, STATEMENTS, VERSION, Lrs, attachmen
 from theon.store.scope import Scope
 
 FUZZ = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -65,7 +65,7 @@ BODIES = (
 
 def whole() -> dict[str, Any]:
     """A statement with nearly every property."""
-    return statement(
+    made = statement(
         actor={"objectType": "Group", "name": "Us", "member": [ANN, BEN]},
         object={
             "objectType": "SubStatement", "actor": ANN, "verb": {"id": "a:b"},
@@ -78,6 +78,7 @@ def whole() -> dict[str, Any]:
         timestamp="2026-01-01T00:00:00Z",
         attachments=[attachment(b"", fileUrl="a:b")],
     )  # fmt: skip
+    return copy.deepcopy(made)
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
@@ -108,7 +109,8 @@ def test_a_statement_with_something_wrong_is_taken_or_refused(lrs: Lrs, data: An
     """One place of a good statement holds anything; a good one comes with it."""
     value, good = whole(), statement()
     for _ in range(data.draw(st.integers(1, 2))):
-        container, name = data.draw(st.sampled_from(places(value)))
+        found = places(value)
+        container, name = found[data.draw(st.integers(0, len(found) - 1))]
         action = data.draw(st.sampled_from(["replace", "remove", "add"]))
         if action == "remove":
             del container[name]

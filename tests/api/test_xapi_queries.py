@@ -9,6 +9,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import text
 from tests.api.xapi_service import (
     ANN,
@@ -24,6 +26,7 @@ from tests.api.xapi_service import (
 )
 
 from theon.lrs import asking
+from theon.lrs.references import FURTHEST
 from theon.lrs.storing import moment
 from theon.lrs.values import read_time
 from theon.store.scope import Scope
@@ -182,6 +185,40 @@ def test_what_is_about_a_statement_is_found_by_what_that_one_says(lrs: Lrs) -> N
     wanted = {s["id"] for s in (far, near, target, third)}
     assert set(lrs.ids(verb="urn:example:did", agent=agent(BEN))) == wanted
     assert lrs.ids(agent=agent(BEN), since=lrs.one(target["id"])["stored"]) == [third["id"]]
+
+
+@given(data=st.data())
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_order_in_which_they_come_changes_nothing(lrs: Lrs, data: Any) -> None:
+    """However statements refer to each other, in rings too, and however they are batched."""
+    size = data.draw(st.integers(2, 14))
+    targets = data.draw(
+        st.lists(st.integers(0, size) | st.none(), min_size=size, max_size=size)
+    )
+    ids = [str(uuid4()) for _ in range(size + 1)]  # nobody sends the last one
+    sent = [
+        (statement if target is None else lambda one=ids[target], **how: about(one, **how))(
+            id=ids[n], verb={"id": f"urn:{ids[n]}"}
+        )
+        for n, target in enumerate(targets)
+    ]
+    rest = data.draw(st.permutations(sent))
+    while rest:
+        count = data.draw(st.integers(1, len(rest)))
+        lrs.add(*rest[:count])
+        rest = rest[count:]
+    wanted: dict[int, set[str]] = {n: set() for n in range(size)}
+    for n in range(size):
+        at, steps = n, 0
+        while at < size and steps <= FURTHEST:
+            wanted[at].add(ids[n])
+            if targets[at] is None:
+                break
+            at, steps = targets[at], steps + 1
+    for n in range(size):
+        assert set(lrs.ids(verb=f"urn:{ids[n]}")) == wanted[n]
 
 
 def test_a_voiding_statement_is_found_where_the_voided_one_would_be(lrs: Lrs) -> None:

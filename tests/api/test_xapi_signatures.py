@@ -23,7 +23,7 @@ from tests.api.xapi_service import (
 
 
 @cache
-def key(number: int = 0) -> rsa.RSAPrivateKey:
+def key(number: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -45,7 +45,7 @@ def certificate(number: int = 0) -> str:
 
 
 def sign(payload: Any, algorithm: str = "RS256", **headers: Any) -> bytes:
-    secret: Any = key() if algorithm.startswith("RS") else "x" * 64
+    secret: Any = key(0) if algorithm.startswith("RS") else "x" * 64
     return jwt.encode(payload, secret, algorithm, headers=headers).encode()
 
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -39,7 +40,7 @@ class Lrs:
     key: str
     version: str = "1.0.3"
 
-    @property
+    @cached_property
     def client(self) -> TestClient:
         shown = base64.b64encode(f"moodle:{self.key}".encode()).decode()
         headers = {"Authorization": f"Basic {shown}", VERSION: self.version}

@@ -18,6 +18,7 @@ from theon.lrs.errors import StatementConflictError
 from theon.lrs.identity import activities_of, actors_of, agent_key, digest, everybody, keys_of
 from theon.lrs.preparing import Prepared, to_text
 from theon.lrs.reading import Part
+from theon.lrs.references import Node, inherit_keys
 from theon.lrs.statements import identifiers
 
 LOCK = 7_306_087  # with a campus's id: somebody is storing statements of it
@@ -75,7 +76,11 @@ def store_statements(
         texts = [to_text(value) for value in values]
         _insert(conn, campus_id, new, moments, texts)
         _insert_keys(conn, campus_id, values, moments)
-        _inherit_keys(conn, campus_id, [statement.id for statement in new])
+        inherit_keys(
+            conn,
+            campus_id,
+            [Node(s.id, at, s.refers_to) for s, at in zip(new, moments, strict=True)],
+        )
         _keep_definitions(conn, campus_id, values)
         _keep_names(conn, campus_id, values)
         _keep_parts(conn, campus_id, parts)
@@ -172,7 +177,8 @@ def _insert_keys(
     pairs = [(key, at) for value, at in zip(values, moments, strict=True) for key in keys_of(value)]
     conn.execute(
         text(
-            "INSERT INTO theon.lrs_keys (campus_id, key, stored) SELECT :campus, *"
+            "INSERT INTO theon.lrs_keys (campus_id, key, stored, own)"
+            " SELECT :campus, *, true"
             " FROM unnest(CAST(:keys AS uuid[]), CAST(:moments AS timestamptz[]))"
         ),
         {
@@ -180,44 +186,6 @@ def _insert_keys(
             "keys": [key for key, _ in pairs],
             "moments": [at for _, at in pairs],
         },
-    )
-
-
-def _inherit_keys(conn: Connection, campus_id: int, new: Sequence[UUID]) -> None:
-    """Have what refers to a statement found by that statement's keys too.
-
-    What is stored already has the keys of all that it refers to. So what changes is: the new
-    statements, and what refers to them over any number of steps, get the keys of the new ones and
-    of what these refer to.
-    """
-    conn.execute(
-        text(
-            """
-            WITH RECURSIVE above (origin, id, stored) AS (
-                SELECT id, id, stored FROM theon.lrs_statements
-                WHERE campus_id = :campus AND id = ANY (:new)
-                UNION
-                SELECT above.origin, s.id, s.stored
-                FROM above JOIN theon.lrs_statements AS s
-                    ON s.campus_id = :campus AND s.refers_to = above.id
-            ), below (origin, stored) AS (
-                SELECT id, stored FROM theon.lrs_statements
-                WHERE campus_id = :campus AND id = ANY (:new)
-                UNION ALL
-                SELECT s.id, t.stored
-                FROM theon.lrs_statements AS s JOIN theon.lrs_statements AS t
-                    ON t.campus_id = s.campus_id AND t.id = s.refers_to
-                WHERE s.campus_id = :campus AND s.id = ANY (:new)
-            )
-            INSERT INTO theon.lrs_keys (campus_id, key, stored)
-            SELECT DISTINCT CAST(:campus AS int), k.key, above.stored
-            FROM above JOIN below USING (origin)
-            JOIN theon.lrs_keys AS k ON k.campus_id = :campus AND k.stored = below.stored
-            WHERE above.stored <> below.stored
-            ON CONFLICT DO NOTHING
-            """
-        ),
-        {"campus": campus_id, "new": list(new)},
     )
 
 
@@ -244,6 +212,8 @@ def _keep_definitions(
     known = {row.id: json.loads(row.definition) for row in rows}
     merged = {name: _merge(known.get(name, {}), told[name]) for name in hashes.values()}
     changed = {key: name for key, name in hashes.items() if merged[name] != known.get(name)}
+    if not changed:
+        return
     conn.execute(
         text(
             "INSERT INTO theon.lrs_activities (campus_id, id_hash, id, definition)"

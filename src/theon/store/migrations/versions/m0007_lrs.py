@@ -29,6 +29,7 @@ TABLES = {
         {CAMPUS},
         key uuid NOT NULL,
         stored timestamptz NOT NULL,
+        own boolean NOT NULL,
         PRIMARY KEY (campus_id, key, stored),
         FOREIGN KEY (campus_id, stored) REFERENCES theon.lrs_statements (campus_id, stored)
             ON DELETE CASCADE
@@ -81,6 +82,7 @@ COMMENT ON COLUMN theon.lrs_statements.refers_to IS 'the statement that its obje
 COMMENT ON TABLE theon.lrs_keys IS
     'hashes of the verb, activities, agents and registration of a statement, and of those that
 it refers to';
+COMMENT ON COLUMN theon.lrs_keys.own IS 'false where it comes from a statement referred to';
 COMMENT ON COLUMN theon.lrs_documents.place IS
     'hash of the kind of document, the activity and the agent';
 COMMENT ON COLUMN theon.lrs_documents.registration IS 'all zeros where there is none';
