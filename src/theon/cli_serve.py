@@ -39,7 +39,7 @@ def serve_pages(theon: Theon) -> None:
     add_jobs_api(app, theon.store, background.kinds, background.scheduler)
     events = add_events_api(app, theon.store, theon.settings)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
-    add_xapi(app, theon.store)
+    add_xapi(app, theon.store, events.throttle)
     add_pages(app, theon.store)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
     typer.secho(f"Theon is at http://{shown}:{port} (Ctrl-C ends it)", err=True, bold=True)

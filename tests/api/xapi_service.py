@@ -19,6 +19,7 @@ from theon.access.roles import Role
 from theon.api.app import create_app
 from theon.api.sign_in import add_sign_in
 from theon.api.xapi_app import add_xapi
+from theon.intake.throttle import Throttle
 from theon.settings import Settings
 from theon.store.engine import Store
 
@@ -91,7 +92,7 @@ class Lrs:
 def make_lrs(store: Store, settings: Settings, campus: str = "oak") -> Lrs:
     app = create_app(store)
     add_sign_in(app, Access(store, plain_settings(settings)))
-    add_xapi(app, store)
+    add_xapi(app, store, Throttle(plain_settings(settings)))
     key = make_key(store, name="Moodle of Oak", role=Role.SERVICE, campus=campus)[1]
     return Lrs(store, app, key)
 

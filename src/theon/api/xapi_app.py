@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -18,7 +20,7 @@ from starlette.routing import Route
 
 from theon.access.requests import Refusal, in_thread, refusal
 from theon.access.roles import Permission
-from theon.api.xapi_calls import Call, Caller, identify, read_call
+from theon.api.xapi_calls import Bodies, Call, Caller, identify, read_call
 from theon.api.xapi_documents import (
     ACTIVITY_PROFILE,
     AGENT_PROFILE,
@@ -29,11 +31,13 @@ from theon.api.xapi_documents import (
 )
 from theon.api.xapi_statements import (
     CONSISTENT,
+    add_statements,
     get_statements,
-    post_statements,
-    put_statement,
+    read_statements,
 )
 from theon.errors import TheonError
+from theon.intake.group_commit import BusyError
+from theon.intake.throttle import Throttle, ThrottledError
 from theon.jobs.context import clean
 from theon.lrs.asking import consistent_through
 from theon.lrs.errors import (
@@ -50,6 +54,7 @@ from theon.lrs.versions import HEADER, Version, read_version
 from theon.store.engine import Store
 
 PREFIX = "/xapi"
+WRITERS = 4  # requests with statements that are worked on at the same time
 LIMITS = {"statement_timeout": "60s", "lock_timeout": "30s"}
 
 _STATUSES: dict[type[TheonError], int] = {
@@ -62,6 +67,7 @@ _STATUSES: dict[type[TheonError], int] = {
 }
 _BUSY = {"57014", "55P03", "40P01", "40001"}  # took too long, waited too long, got in the way
 
+T = TypeVar("T")
 Handler = Callable[[Connection, Call, Caller], Response]
 
 
@@ -73,14 +79,24 @@ class Resource:
     handlers: Mapping[str, Handler]
 
 
-def add_xapi(app: FastAPI, store: Store) -> None:
-    """Put the learning record store onto `app`, which `add_sign_in` has been given as well."""
-    app.mount(PREFIX, _Service(store).app())
+def add_xapi(app: FastAPI, store: Store, throttle: Throttle) -> None:
+    """Put the learning record store onto `app`, which `add_sign_in` has been given as well.
+
+    Args:
+        app: the application.
+        store: where statements and documents are.
+        throttle: counts what each client sends.
+    """
+    app.mount(PREFIX, _Service(store, throttle).app())
 
 
 class _Service:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, throttle: Throttle) -> None:
         self._store = store
+        self._throttle = throttle
+        self._bodies = Bodies()
+        # They wait for each other, campus by campus, and must not keep all connections meanwhile.
+        self._writers = CapacityLimiter(WRITERS)
 
     def app(self) -> Starlette:
         """Every resource, open to pages of other sites: players of content stand there."""
@@ -131,14 +147,22 @@ class _Service:
             response.headers[CONSISTENT] = through
             return response
 
-        response = await self._answer(
-            request,
-            {
-                "GET": get,
-                "PUT": lambda conn, call, caller: put_statement(conn, call, caller, site),
-                "POST": lambda conn, call, caller: post_statements(conn, call, caller, site),
-            },
-        )
+        async def read(call: Call) -> Response:
+            caller = await identify(request, call, Permission.STATEMENTS_READ)
+            return await in_thread(self._run, get, call, caller)
+
+        async def write(call: Call) -> Response:
+            caller = await identify(request, call, Permission.EVENTS_SEND)
+            statements, parts = await self._in_writer(read_statements, call)
+            await self._throttle.take(caller.principal.subject, len(statements))
+
+            def add(conn: Connection, call: Call, caller: Caller) -> Response:
+                return add_statements(conn, call, caller, site, statements, parts)
+
+            return await self._in_writer(self._run, add, call, caller)
+
+        handlers = {"GET": read, "PUT": write, "POST": write}
+        response = await self._guarded(request, handlers)
         # Nobody knows whose statements somebody meant who is not let in.
         response.headers.setdefault(CONSISTENT, moment(datetime.fromtimestamp(0, UTC)))
         return response
@@ -183,13 +207,18 @@ class _Service:
         except TheonError as error:
             raise _refuse(error) from error
 
+    async def _in_writer(self, do: Callable[..., T], *args: Any) -> T:
+        """What `do` returns, from one of the few threads that write statements."""
+        return await run_sync(do, *args, limiter=self._writers)
+
     async def _guarded(
         self, request: Request, handlers: Mapping[str, Callable[[Call], Any]]
     ) -> Response:
         given = request.headers.get(HEADER)
+        held = self._bodies.hold()
         try:
             if request.method == "HEAD" or request.method in handlers:
-                call = await read_call(request)
+                call = await read_call(request, held)
                 given = call.headers.get(HEADER.lower())
                 method = call.method
             else:
@@ -212,6 +241,8 @@ class _Service:
             if getattr(error.orig, "sqlstate", None) not in _BUSY:
                 raise
             response = _say(_busy())
+        finally:
+            held.release()
         response.headers[HEADER] = _spoken(given).value
         response.headers.setdefault("Cache-Control", "no-store")
         if request.method == "HEAD":
@@ -238,6 +269,8 @@ def _spoken(given: str | None) -> Version:
 
 def _refuse(error: TheonError) -> Refusal:
     found = refusal(error)
+    if isinstance(error, ThrottledError | BusyError):
+        return Refusal(429, error.what, error.next_step, {"Retry-After": str(error.retry_after_s)})
     found.status = _STATUSES.get(type(error), found.status)
     if error.where:
         found.error = f"{error.where}: {found.error}"

@@ -16,6 +16,7 @@ from theon.access.keys import START
 from theon.access.principals import Principal
 from theon.access.requests import access_of, in_thread
 from theon.access.roles import Permission
+from theon.intake.group_commit import BusyError
 from theon.jobs.texts import find_fault
 from theon.lrs.errors import StatementError
 from theon.lrs.reading import LARGEST_BYTES, read_content_type, read_json, too_large, unpack
@@ -23,6 +24,7 @@ from theon.lrs.values import is_iri, is_uuid, read_time
 from theon.lrs.versions import HEADER, Version, read_version
 from theon.roster.campuses import Campus, get_campus
 
+HELD_BYTES = 64 * 1024 * 1024
 FORM = "application/x-www-form-urlencoded"
 
 _METHOD = "method"
@@ -74,16 +76,68 @@ class Caller:
     campus: Campus
 
 
-async def read_call(request: Request) -> Call:
+class Bodies:
+    """How many bytes of bodies are in memory at the same time, over all requests."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def hold(self) -> "Held":
+        """What one request holds."""
+        return Held(self)
+
+
+class Held:
+    """What one request holds of `Bodies`; release it when the request is answered."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._bytes = 0
+
+    def receive(self, count: int) -> None:
+        """Hold more of the body.
+
+        Raises:
+            TooLargeError: it is more than one request may send.
+            BusyError: see `add`.
+        """
+        if self._bytes + count > LARGEST_BYTES:
+            raise too_large()
+        self.add(count)
+
+    def add(self, count: int) -> None:
+        """Hold more.
+
+        Raises:
+            BusyError: all requests together hold too much.
+        """
+        self._bytes += count
+        self._bodies.bytes += count
+        if self._bodies.bytes > HELD_BYTES:
+            raise BusyError(
+                "too much is being read at the moment",
+                next_step="Nothing of this request was taken; send it again in a moment.",
+            )
+
+    def release(self) -> None:
+        """Hold nothing more."""
+        self._bodies.bytes -= self._bytes
+        self._bytes = 0
+
+
+async def read_call(request: Request, held: Held) -> Call:
     """Read a request; one of the alternate syntax of version 1.0 as what it stands for.
 
     Raises:
+        BusyError: too much is being read.
         StatementError: it cannot be read.
         TooLargeError: its body is too large.
     """
     headers = {name.lower(): value for name, value in request.headers.items()}
     parameters = _once(parse_qsl(request.url.query, keep_blank_values=True), "parameters")
-    body = unpack(await _read_body(request), headers.get("content-encoding", ""))
+    sent = await _read_body(request, held)
+    body = unpack(sent, headers.get("content-encoding", ""))
+    held.add(len(body) - len(sent))
     method = "GET" if request.method == "HEAD" else request.method
     call = Call(method, parameters, headers, body)
     if _METHOD in parameters:
@@ -95,13 +149,12 @@ async def read_call(request: Request) -> Call:
     return call
 
 
-async def _read_body(request: Request) -> bytes:
-    body = bytearray()
+async def _read_body(request: Request, held: Held) -> bytes:
+    parts = []
     async for part in request.stream():
-        body += part
-        if len(body) > LARGEST_BYTES:
-            raise too_large()
-    return bytes(body)
+        held.receive(len(part))
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _once(pairs: list[tuple[str, str]], where: str) -> dict[str, str]:

@@ -1,16 +1,21 @@
 """Statements over HTTP: PUT, POST and GET."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import pyarrow as pa
 from sqlalchemy import Connection
 from starlette.responses import Response
 
 from theon.api.xapi_calls import Call, Caller, Parameters
+from theon.intake.delivery import record_delivery
+from theon.intake.door import accept
+from theon.intake.mapped import read_arrival
 from theon.lrs.asking import (
     Found,
     Question,
@@ -26,11 +31,12 @@ from theon.lrs.errors import NotFoundError, StatementError
 from theon.lrs.formats import read_languages, to_canonical, to_ids
 from theon.lrs.identity import Key, activities_of, agent_key, key_of, key_of_agent
 from theon.lrs.knowledge import read_definitions
-from theon.lrs.preparing import prepare, to_text
+from theon.lrs.preparing import Prepared, prepare, to_text
 from theon.lrs.reading import HASH_HEADER, Part, read_sent
 from theon.lrs.statements import check_actor
 from theon.lrs.storing import store_statements
 
+MAPPING = "xapi"
 CONSISTENT = "X-Experience-API-Consistent-Through"
 FILTERS = (
     "agent", "verb", "activity", "registration", "related_activities", "related_agents", "since",
@@ -43,19 +49,50 @@ _FORMATS = ("exact", "ids", "canonical")
 _JSON = "application/json"
 
 
-def put_statement(conn: Connection, call: Call, caller: Caller, site: str) -> Response:
-    """Store one statement under the id that is given: 204."""
-    parameters = Parameters(call, "statementId")
-    parameters.text("statementId")
-    parameters.uuid("statementId")
-    _store(conn, call, caller, site, parameters.text("statementId"))
-    return Response(status_code=204)
+def read_statements(call: Call) -> tuple[list[Prepared], list[Part]]:
+    """The statements and files that a request brings, checked.
+
+    Raises:
+        StatementError: a rule is broken.
+        TooLargeError: there are too many.
+    """
+    version = call.version
+    wanted = None
+    if call.method == "PUT":
+        parameters = Parameters(call, "statementId")
+        wanted = parameters.text("statementId")
+        parameters.uuid("statementId")
+    else:
+        Parameters(call)
+    sent = read_sent(call.content_type, call.body)
+    return prepare(sent, version, statement_id=wanted)
 
 
-def post_statements(conn: Connection, call: Call, caller: Caller, site: str) -> Response:
-    """Store one statement or a list of them: 200 and their ids."""
-    Parameters(call)
-    return _json(to_text(_store(conn, call, caller, site, None)))
+def add_statements(
+    conn: Connection,
+    call: Call,
+    caller: Caller,
+    site: str,
+    statements: Sequence[Prepared],
+    parts: Sequence[Part],
+) -> Response:
+    """Store what `read_statements` gave: 204 after PUT, 200 and the ids after POST.
+
+    New statements are events as well, so they go through the door in the same transaction.
+    """
+    authority = _authority(caller, site)
+    stored = store_statements(conn, caller.campus.id, statements, parts, authority)
+    source = f"xapi:{caller.principal.name}"
+    if stored.new:
+        arrival = read_arrival(pa.array(stored.new, pa.string()), MAPPING)
+        accept(conn, caller.campus, source, arrival)
+    known = len(stored.ids) - len(stored.new)
+    if known:
+        record_delivery(
+            conn, caller.campus.id, source, received=known, accepted=0, duplicate=known,
+            refused=Counter(), dead_lettered=0,
+        )  # fmt: skip
+    return Response(status_code=204) if call.method == "PUT" else _json(to_text(stored.ids))
 
 
 def get_statements(conn: Connection, call: Call, caller: Caller, path: str) -> Response:
@@ -71,16 +108,6 @@ def get_statements(conn: Connection, call: Call, caller: Caller, path: str) -> R
     if any(name in call.parameters for name in _BY_ID):
         return _get_one(conn, call, caller.campus.id)
     return _get_page(conn, call, caller.campus.id, path)
-
-
-def _store(
-    conn: Connection, call: Call, caller: Caller, site: str, statement_id: str | None
-) -> list[str]:
-    version = call.version
-    sent = read_sent(call.content_type, call.body)
-    statements, parts = prepare(sent, version, statement_id=statement_id)
-    authority = _authority(caller, site)
-    return store_statements(conn, caller.campus.id, statements, parts, authority).ids
 
 
 def _authority(caller: Caller, site: str) -> dict[str, Any]:
