@@ -1,12 +1,12 @@
 """Puts the learning record store onto an application, at /xapi."""
 
+import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -95,8 +95,9 @@ class _Service:
         self._store = store
         self._throttle = throttle
         self._bodies = Bodies()
-        # They wait for each other, campus by campus, and must not keep all connections meanwhile.
-        self._writers = CapacityLimiter(WRITERS)
+        # Writers wait for each other, campus by campus, and must not keep all connections
+        # meanwhile. Each thread's engine that maps statements to events is kept with it.
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="statements")
 
     def app(self) -> Starlette:
         """Every resource, open to pages of other sites: players of content stand there."""
@@ -209,7 +210,7 @@ class _Service:
 
     async def _in_writer(self, do: Callable[..., T], *args: Any) -> T:
         """What `do` returns, from one of the few threads that write statements."""
-        return await run_sync(do, *args, limiter=self._writers)
+        return await asyncio.get_running_loop().run_in_executor(self._writers, do, *args)
 
     async def _guarded(
         self, request: Request, handlers: Mapping[str, Callable[[Call], Any]]
