@@ -13,6 +13,7 @@ from theon.api.events import add_events_api
 from theon.api.jobs_app import add_jobs_api
 from theon.api.server import Server
 from theon.api.sign_in import add_sign_in
+from theon.api.xapi_app import add_xapi
 from theon.background import Background
 from theon.bootstrap import Theon
 from theon.errors import UnavailableError
@@ -38,6 +39,7 @@ def serve_pages(theon: Theon) -> None:
     add_jobs_api(app, theon.store, background.kinds, background.scheduler)
     events = add_events_api(app, theon.store, theon.settings)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
+    add_xapi(app, theon.store, events.throttle)
     add_pages(app, theon.store)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
     typer.secho(f"Theon is at http://{shown}:{port} (Ctrl-C ends it)", err=True, bold=True)

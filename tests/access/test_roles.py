@@ -23,6 +23,7 @@ RULES = """
     events.send         yes yes no  no  yes
     delivery.read       yes yes no  no  yes
     delivery.control    yes yes no  no  no
+    statements.read     yes yes no  no  yes
     accounts.manage     yes yes no  no  no
     keys.manage         yes yes no  no  no
 """

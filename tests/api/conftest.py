@@ -3,6 +3,7 @@
 import pytest
 from tests.access.conftest import account, district
 from tests.api.jobs_service import Service, make_service
+from tests.api.xapi_service import Lrs, make_lrs
 
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -13,3 +14,8 @@ __all__ = ["account", "district"]  # pytest finds them here
 @pytest.fixture
 def service(district: Store, store_settings: Settings) -> Service:
     return make_service(district, store_settings)
+
+
+@pytest.fixture
+def lrs(district: Store, store_settings: Settings) -> Lrs:
+    return make_lrs(district, store_settings)

@@ -79,7 +79,7 @@ class Access:
         """
         given = conn.headers.get("authorization")
         if given is not None:
-            return await in_thread(self._read_bearer, given)
+            return await in_thread(self.read_bearer, given)
         token = session_token(conn)
         if token is None:
             return None
@@ -88,7 +88,12 @@ class Access:
             await check_request(conn, token)
         return principal
 
-    def _read_bearer(self, header: str) -> Principal:
+    def read_bearer(self, header: str) -> Principal:
+        """Whose API key or token an Authorization header shows.
+
+        Raises:
+            SignInError: it shows neither, or one that does not hold.
+        """
         scheme, _, bearer = header.partition(" ")
         bearer = bearer.strip()
         if scheme.lower() != "bearer" or not bearer:

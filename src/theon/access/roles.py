@@ -31,6 +31,7 @@ class Permission(StrEnum):
     EVENTS_SEND = "events.send"
     DELIVERY_READ = "delivery.read"
     DELIVERY_CONTROL = "delivery.control"
+    STATEMENTS_READ = "statements.read"
     ACCOUNTS_MANAGE = "accounts.manage"
     KEYS_MANAGE = "keys.manage"
 
@@ -50,6 +51,7 @@ PERMISSIONS: Mapping[Role, frozenset[Permission]] = MappingProxyType(
                 Permission.METRICS_READ,
                 Permission.EVENTS_SEND,
                 Permission.DELIVERY_READ,
+                Permission.STATEMENTS_READ,
             }
         ),
     }

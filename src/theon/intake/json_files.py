@@ -197,9 +197,7 @@ class _Reader:
         if refused.num_rows and room > 0:
             part.rejects.append(self._rejects(refused.slice(0, room), cut.line_numbers))
 
-    def _rejects(
-        self, refused: pa.Table, line_numbers: npt.NDArray[np.int64]
-    ) -> pa.Table:
+    def _rejects(self, refused: pa.Table, line_numbers: npt.NDArray[np.int64]) -> pa.Table:
         at = line_numbers[refused[ORDINAL].to_numpy()].tolist()
         details = refused["detail"].to_pylist()
         if self.shown:

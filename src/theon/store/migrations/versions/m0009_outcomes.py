@@ -6,7 +6,7 @@ from psycopg import sql
 from theon.store.scope import app_role, protect, run_definition
 
 revision = "0009"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
@@ -24,8 +24,8 @@ CREATE TABLE theon.outcome_facts (
     max_score double precision,
     items text,
     occurred_at timestamptz NOT NULL,
-    -- The id first: while statistics are old, an index that begins with the campus looks as good for
-    -- finding a learner's facts as the one that is made for it, and is not.
+    -- The id first: while statistics are old, an index that begins with the campus looks as good
+    -- for finding a learner's facts as the one that is made for it, and is not.
     PRIMARY KEY (event_id, campus_id)
 );
 CREATE INDEX outcome_facts_learner ON theon.outcome_facts (campus_id, course_id, user_id);

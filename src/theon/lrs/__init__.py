@@ -1,0 +1,1 @@
+"""The learning record store: statements and documents of the Experience API (xAPI)."""

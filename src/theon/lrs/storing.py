@@ -1,0 +1,279 @@
+"""Statements into the store: all of what was sent or nothing, and never changed again.
+
+The statements of a campus are stored one transaction after another. So `stored` grows in the order
+in which they can be read, and a statement and one that refers to it find each other whichever
+comes first.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from theon.lrs.errors import StatementConflictError
+from theon.lrs.identity import activities_of, actors_of, agent_key, digest, everybody, keys_of
+from theon.lrs.preparing import Prepared, to_text
+from theon.lrs.reading import Part
+from theon.lrs.references import Node, inherit_keys
+from theon.lrs.statements import identifiers
+
+LOCK = 7_306_087  # with a campus's id: somebody is storing statements of it
+
+_STEP = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of what was sent.
+
+    Attributes:
+        ids: of all statements, in their order, as they are written in the statements.
+        new: of these, those that were not there before, as they are stored from now on.
+    """
+
+    ids: list[str]
+    new: list[str]
+
+
+def store_statements(
+    conn: Connection,
+    campus_id: int,
+    statements: Sequence[Prepared],
+    parts: Sequence[Part],
+    authority: Mapping[str, Any],
+) -> Stored:
+    """Store statements in the caller's transaction.
+
+    A statement that is there already, saying the same, is left as it is.
+
+    Args:
+        conn: a transaction whose scope holds the campus.
+        campus_id: whose they are.
+        statements: checked.
+        parts: the files that they name.
+        authority: the Agent who vouches for them.
+
+    Raises:
+        StatementConflictError: a statement with the id of one of these says something else.
+    """
+    # Waits for whoever stores statements of this campus now.
+    conn.execute(
+        text("SELECT pg_advisory_xact_lock(:lock, :campus)"), {"lock": LOCK, "campus": campus_id}
+    )
+    known = _known(conn, campus_id, statements)
+    new = [statement for statement in statements if statement.id not in known]
+    texts: list[str] = []
+    if new:
+        first = _next_moment(conn, campus_id)
+        moments = [first + _STEP * n for n in range(len(new))]
+        values = [
+            _finish(statement, at, authority) for statement, at in zip(new, moments, strict=True)
+        ]
+        texts = [to_text(value) for value in values]
+        _insert(conn, campus_id, new, moments, texts)
+        _insert_keys(conn, campus_id, values, moments)
+        inherit_keys(
+            conn,
+            campus_id,
+            [Node(s.id, at, s.refers_to) for s, at in zip(new, moments, strict=True)],
+        )
+        _keep_definitions(conn, campus_id, values)
+        _keep_names(conn, campus_id, values)
+        _keep_parts(conn, campus_id, parts)
+    return Stored([statement.value["id"] for statement in statements], texts)
+
+
+def moment(at: datetime) -> str:
+    """A moment as statements write it."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _known(conn: Connection, campus_id: int, statements: Sequence[Prepared]) -> set[UUID]:
+    rows = conn.execute(
+        text(
+            "SELECT id, fingerprint, happened_at FROM theon.lrs_statements"
+            " WHERE campus_id = :campus AND id = ANY (:ids)"
+        ),
+        {"campus": campus_id, "ids": [statement.id for statement in statements]},
+    )
+    known = {row.id: row for row in rows}
+    for statement in statements:
+        found = known.get(statement.id)
+        if found is None:
+            continue
+        times = {found.happened_at, statement.timestamp} - {None}
+        if bytes(found.fingerprint) != statement.fingerprint or len(times) > 1:
+            raise StatementConflictError(
+                "there is a statement with this id that says something else; a statement is "
+                "never changed",
+                where=f"statement {statement.id}",
+                next_step="Send it under a new id, or void the one that is there.",
+            )
+    return set(known)
+
+
+def _next_moment(conn: Connection, campus_id: int) -> datetime:
+    found: datetime = conn.execute(
+        text(
+            "SELECT greatest(clock_timestamp(), max(stored) + interval '1 microsecond')"
+            " FROM theon.lrs_statements WHERE campus_id = :campus"
+        ),
+        {"campus": campus_id},
+    ).scalar_one()
+    return found
+
+
+def _finish(statement: Prepared, at: datetime, authority: Mapping[str, Any]) -> dict[str, Any]:
+    """The statement as it is read from now on."""
+    stored = moment(at)
+    return {
+        **statement.value,
+        "timestamp": statement.value.get("timestamp", stored),
+        "stored": stored,
+        "authority": dict(authority),
+    }
+
+
+def _insert(
+    conn: Connection,
+    campus_id: int,
+    new: Sequence[Prepared],
+    moments: Sequence[datetime],
+    texts: Sequence[str],
+) -> None:
+    conn.execute(
+        text(
+            "INSERT INTO theon.lrs_statements (campus_id, id, stored, happened_at, fingerprint,"
+            " refers_to, voiding, size_bytes, statement) SELECT :campus, * FROM unnest("
+            " CAST(:ids AS uuid[]), CAST(:moments AS timestamptz[]),"
+            " CAST(:happened AS timestamptz[]), CAST(:fingerprints AS bytea[]),"
+            " CAST(:refers AS uuid[]), CAST(:voiding AS boolean[]), CAST(:sizes AS int[]),"
+            " CAST(:texts AS text[]))"
+        ),
+        {
+            "campus": campus_id,
+            "ids": [statement.id for statement in new],
+            "moments": list(moments),
+            "happened": [statement.timestamp for statement in new],
+            "fingerprints": [statement.fingerprint for statement in new],
+            "refers": [statement.refers_to for statement in new],
+            "voiding": [statement.voiding for statement in new],
+            "sizes": [len(words.encode()) for words in texts],
+            "texts": list(texts),
+        },
+    )
+
+
+def _insert_keys(
+    conn: Connection,
+    campus_id: int,
+    values: Sequence[Mapping[str, Any]],
+    moments: Sequence[datetime],
+) -> None:
+    pairs = [(key, at) for value, at in zip(values, moments, strict=True) for key in keys_of(value)]
+    conn.execute(
+        text(
+            "INSERT INTO theon.lrs_keys (campus_id, key, stored, own)"
+            " SELECT :campus, *, true"
+            " FROM unnest(CAST(:keys AS uuid[]), CAST(:moments AS timestamptz[]))"
+        ),
+        {
+            "campus": campus_id,
+            "keys": [key for key, _ in pairs],
+            "moments": [at for _, at in pairs],
+        },
+    )
+
+
+def _keep_definitions(
+    conn: Connection, campus_id: int, values: Iterable[Mapping[str, Any]]
+) -> None:
+    """Learn what activities are from what statements say of them; the latest word counts."""
+    told: dict[str, dict[str, Any]] = {}
+    for value in values:
+        for activity in activities_of(value):
+            if activity.get("definition"):
+                before = told.get(activity["id"], {})
+                told[activity["id"]] = _merge(before, activity["definition"])
+    if not told:
+        return
+    hashes = {digest(name): name for name in told}
+    rows = conn.execute(
+        text(
+            "SELECT id, definition FROM theon.lrs_activities"
+            " WHERE campus_id = :campus AND id_hash = ANY (:hashes)"
+        ),
+        {"campus": campus_id, "hashes": list(hashes)},
+    )
+    known = {row.id: json.loads(row.definition) for row in rows}
+    merged = {name: _merge(known.get(name, {}), told[name]) for name in hashes.values()}
+    changed = {key: name for key, name in hashes.items() if merged[name] != known.get(name)}
+    if not changed:
+        return
+    conn.execute(
+        text(
+            "INSERT INTO theon.lrs_activities (campus_id, id_hash, id, definition)"
+            " SELECT :campus, * FROM unnest("
+            "CAST(:hashes AS uuid[]), CAST(:ids AS text[]), CAST(:definitions AS text[]))"
+            " ON CONFLICT (campus_id, id_hash) DO UPDATE SET definition = excluded.definition"
+        ),
+        {
+            "campus": campus_id,
+            "hashes": list(changed),
+            "ids": list(changed.values()),
+            "definitions": [to_text(merged[name]) for name in changed.values()],
+        },
+    )
+
+
+def _merge(known: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    maps = {
+        name: {**known.get(name, {}), **told[name]}
+        for name in ("name", "description", "extensions")
+        if name in told
+    }
+    return {**known, **told, **maps}
+
+
+def _keep_names(conn: Connection, campus_id: int, values: Iterable[Mapping[str, Any]]) -> None:
+    """Remember by which names Agents go."""
+    found = {
+        (agent_key(actor), actor["name"])
+        for value in values
+        for actor in everybody(actors_of(value))
+        if identifiers(actor) and "name" in actor
+    }
+    conn.execute(
+        text(
+            "INSERT INTO theon.lrs_names (campus_id, agent, name_hash, name)"
+            " SELECT :campus, * FROM unnest("
+            "CAST(:agents AS uuid[]), CAST(:hashes AS uuid[]), CAST(:names AS text[]))"
+            " ON CONFLICT DO NOTHING"
+        ),
+        {
+            "campus": campus_id,
+            "agents": [agent for agent, _ in found],
+            "hashes": [digest(name) for _, name in found],
+            "names": [name for _, name in found],
+        },
+    )
+
+
+def _keep_parts(conn: Connection, campus_id: int, parts: Sequence[Part]) -> None:
+    for part in parts:
+        conn.execute(
+            text(
+                "INSERT INTO theon.lrs_attachments (campus_id, sha2, content_type, content)"
+                " VALUES (:campus, :sha2, :type, :content) ON CONFLICT DO NOTHING"
+            ),
+            {
+                "campus": campus_id,
+                "sha2": part.sha2,
+                "type": part.content_type,
+                "content": part.body,
+            },
+        )
