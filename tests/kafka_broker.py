@@ -118,9 +118,7 @@ class KafkaBroker:
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
             for key, value in config.items()
         ]
-        resource = ConfigResource(
-            ConfigResource.Type.TOPIC, name, incremental_configs=entries
-        )
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
         for done in admin.incremental_alter_configs([resource]).values():
             done.result(START_S)
 

@@ -13,7 +13,9 @@ import pymysql
 import pytest
 from moodle_logs import Mariadb
 from sqlalchemy import URL
+from tests.kafka_broker import KafkaBroker
 
+from theon.errors import UnavailableError
 from theon.intake.pipeline import ingest
 from theon.intake.runs import IngestSummary
 from theon.lake.table import EventLake
@@ -59,6 +61,17 @@ def take(
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaBroker]:
+    """A real Kafka; tests that stop it start it again."""
+    try:
+        broker = KafkaBroker()
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    with broker:
+        yield broker
 
 
 def _psql() -> str:
