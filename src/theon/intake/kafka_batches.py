@@ -1,6 +1,6 @@
 """One transaction for one batch of messages: their events, what was refused, their offsets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -14,6 +14,7 @@ from theon.roster.campuses import Campus
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
+Checkpoint = Callable[[str], None]
 Batch = Mapping[Place, Sequence[Message]]
 
 
@@ -51,6 +52,7 @@ def take_in(
     positions: Mapping[Place, Position],
     *,
     fault: str | None = None,
+    checkpoint: Checkpoint = lambda _: None,
 ) -> list[Move]:
     """Take in a batch: all of it and the places behind it, or nothing.
 
@@ -61,6 +63,7 @@ def take_in(
         batch: per partition its messages, in order, from its position on.
         positions: of these partitions, as the caller believes them to be.
         fault: why its messages are refused unread.
+        checkpoint: called with the name of each step that was just done, for tests.
 
     Returns:
         Where each partition stands now.
@@ -76,10 +79,14 @@ def take_in(
         moved = overtaken(conn, group, {place: positions[place] for place in batch})
         if moved:
             raise OvertakenError(moved)
+        checkpoint("locked")
         # In one order everywhere: a source's row of the ledger is locked until the end.
         for delivery in sorted(deliveries, key=lambda d: (d.campus.id, d.source)):
             accept(conn, delivery.campus, delivery.source, delivery.arrival)
+        checkpoint("accepted")
         advance(conn, group, moves)
+        checkpoint("advanced")
+    checkpoint("committed")
     return moves
 
 

@@ -12,7 +12,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -22,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from theon.errors import TheonError
 from theon.intake import kafka_client
-from theon.intake.kafka_batches import OvertakenError, Reader, take_in
+from theon.intake.kafka_batches import Checkpoint, OvertakenError, Reader, take_in
 from theon.intake.kafka_heartbeats import Heartbeat, beat, end
 from theon.intake.kafka_offsets import (
     EXPIRED,
@@ -47,7 +46,6 @@ CUT_OFF_AFTER_S = 30.0
 CHUNK = 1_000
 MOST_FAULTS = 20  # in a row; then it is not the messages
 
-Checkpoint = Callable[[str], None]
 _Batch = dict[Place, list[Message]]
 
 _log = logging.getLogger(__name__)
@@ -324,7 +322,14 @@ class KafkaConsumer:
                 break
             try:
                 self._checkpoint("collected")
-                moves = take_in(self._store, self._group, self._reader, batch, self._positions)
+                moves = take_in(
+                    self._store,
+                    self._group,
+                    self._reader,
+                    batch,
+                    self._positions,
+                    checkpoint=self._checkpoint,
+                )
                 self._done(consumer, moves)
                 break
             except OvertakenError as error:
@@ -422,7 +427,6 @@ class KafkaConsumer:
         self._done(consumer, moves, faulty=True)
 
     def _done(self, consumer: Consumer, moves: list[Move], *, faulty: bool = False) -> None:
-        self._checkpoint("committed")
         for move in moves:
             position = self._positions[move.place]
             self._positions[move.place] = replace(position, next_offset=move.next_offset)
