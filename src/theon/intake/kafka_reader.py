@@ -157,19 +157,20 @@ def _flat(
     return _Sent(
         topic,
         pa.array([message.value() or b"" for message in messages], pa.binary()),
-        pa.array([_header(message) for message in messages], pa.string()),
+        pa.array(_campuses(messages), pa.string()),
         pa.array(np.repeat(numbers, sizes)),
         pa.array([message.offset() for message in messages], pa.int64()),
         pa.array(np.repeat(ages, sizes)),
     )
 
 
-def _header(message: Message) -> str | None:
-    headers: Any = message.headers()
-    for name, value in headers or ():
-        if name == _NAME and value:
-            return str(value, "utf-8", "replace")
-    return None
+def _campuses(messages: list[Message]) -> list[str | None]:
+    headers: list[Any] = [message.headers() for message in messages]
+    return [_campus(given) if given else None for given in headers]
+
+
+def _campus(headers: list[tuple[str, bytes | None]]) -> str | None:
+    return next((str(v, "utf-8", "replace") for name, v in headers if name == _NAME and v), None)
 
 
 def _decoded(value: bytes | None) -> str | None:
