@@ -107,6 +107,9 @@ class KafkaBroker:
         for done in admin.create_topics([topic]).values():
             done.result(START_S)
 
+    def topics(self) -> set[str]:
+        return set(self.admin().list_topics(timeout=START_S).topics)
+
     def delete_topic(self, name: str) -> None:
         admin = self.admin()
         for done in admin.delete_topics([name], operation_timeout=START_S).values():

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,6 +73,26 @@ def kafka() -> Iterator[KafkaBroker]:
         pytest.skip(str(error))
     with broker:
         yield broker
+
+
+@pytest.fixture
+def topic(kafka: KafkaBroker) -> Iterator[str]:
+    """A topic of this test with two partitions."""
+    name = f"user-events-{uuid.uuid4().hex[:8]}"
+    kafka.create_topic(name, 2)
+    yield name
+    kafka.delete_topic(name)
+
+
+@pytest.fixture
+def configured(kafka: KafkaBroker, settings: Settings, topic: str, lincoln: str) -> Settings:
+    return settings.model_copy(
+        update={
+            "kafka_brokers": kafka.brokers,
+            "kafka_group_id": f"group-{topic}",
+            "kafka_campus": lincoln,
+        }
+    )
 
 
 def _psql() -> str:

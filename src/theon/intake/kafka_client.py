@@ -55,7 +55,7 @@ def properties(settings: Settings) -> dict[str, Any]:
         )
     given = _from_file(settings.kafka_properties) if settings.kafka_properties else {}
     return {
-        "log_level": 4,
+        "log_level": 2,  # what goes wrong is told in our words, once
         # A topic that is made, deleted or given more partitions is noticed in this time.
         "topic.metadata.refresh.interval.ms": 10_000,
         "reconnect.backoff.max.ms": 2_000,
