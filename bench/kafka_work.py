@@ -48,18 +48,19 @@ KINDS = (
 
 
 def values(events: int, seed: int) -> Iterator[bytes]:
-    """Native events of 5,000 learners in 200 courses over five days, in order of time."""
+    """Native events of 5,000 learners over five days, in order of time; each has six courses."""
     random = Random(seed)  # noqa: S311 - a log, not a secret
     for number in range(events):
         name, component, action, target = KINDS[min(random.randrange(8), 4)]
+        learner = random.randrange(5000)
         at = datetime.fromtimestamp(BEGIN + SPAN_S * number / events, UTC)
         yield json.dumps(
             {
                 "id": str(UUID(int=random.getrandbits(128), version=4)),
                 "event_name": name,
                 "occurred_at": at.isoformat(),
-                "user_id": str(100 + random.randrange(5000)),
-                "course_id": str(100 + random.randrange(200)),
+                "user_id": str(100 + learner),
+                "course_id": str(100 + (7 * learner + random.randrange(6)) % 200),
                 "component": component,
                 "action": action,
                 "target": target,
