@@ -86,11 +86,11 @@ def register(conn: Connection, campus_id: int, batch: int, events: pa.Table) -> 
     )
 
 
-def _sent(hashed: pa.Table) -> dict[str, list[Any]]:
+def _sent(hashed: pa.Table) -> dict[str, str]:
     return {
-        "ids": hashed["id_hash"].to_pylist(),
-        "contents": hashed["content_hash"].to_pylist(),
-        "ordinals": hashed[ORDINAL].to_pylist(),
+        "ids": _array(hashed["id_hash"]),
+        "contents": _array(hashed["content_hash"]),
+        "ordinals": _array(hashed[ORDINAL]),
     }
 
 
