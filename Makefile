@@ -2,7 +2,7 @@
 #   make demo    a simulated district, its metrics and the pages
 #   make test    lint, then all tests          make lint    ruff, mypy, import-linter
 #   make docs    the generated pages           make bench   measurements, [PART=kernel]
-#   make services    what tests need besides Python: MariaDB, Redis, Chromium, psql
+#   make services    what tests need besides Python: MariaDB, Redis, Kafka, Chromium, psql
 
 PYTHON ?= python3
 VENV := .venv

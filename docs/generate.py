@@ -34,6 +34,8 @@ UNITS = {
     "slots": "jobs",
     "mb": "megabytes",
     "ids": "ids",
+    "events": "messages",
+    "ms": "milliseconds",
     "threads": "threads",
 }
 

@@ -1,12 +1,13 @@
 """The background of a service: what runs, hands out and schedules jobs beside the pages.
 
 Without REDIS_URL the process runs jobs itself. With one, workers (`theon worker`) run them and
-this process only hands them out.
+this process only hands them out. With KAFKA_BROKERS it reads events from there as well.
 """
 
 import logging
 import os
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from theon.bootstrap import Theon, job_kinds, job_schedules
 from theon.jobs.deliveries.local import LocalDelivery
@@ -18,6 +19,9 @@ from theon.jobs.supervisor import Supervisor
 from theon.pipeline import Lander
 from theon.settings import Settings
 from theon.store.engine import Store
+
+if TYPE_CHECKING:
+    from theon.intake.kafka_pair import KafkaPair
 
 KINDS_SOURCE = "theon.bootstrap:job_kinds"
 # What a supervisor may still need after its jobs had their `drain_s`: to end the rest.
@@ -83,6 +87,11 @@ class Background:
             self._delivery = CeleryDelivery(theon.settings.redis_url)
         self._dispatcher = Dispatcher(theon.store, self.kinds, self._delivery)
         self._lander = Lander(theon.store, theon.lake, theon.settings)
+        self._kafka: KafkaPair | None = None
+        if theon.settings.kafka_brokers is not None:
+            from theon.intake import kafka_pair  # noqa: PLC0415 - when used
+
+            self._kafka = kafka_pair.KafkaPair(theon.store, theon.settings)
 
     def start(self) -> None:
         """Begin to run, hand out and schedule, and to bring accepted events into the lake."""
@@ -91,9 +100,13 @@ class Background:
         self._dispatcher.start()
         self.scheduler.start()
         self._lander.start()
+        if self._kafka is not None:
+            self._kafka.start()
 
     def stop(self) -> None:
         """Begin nothing more, give running jobs their `drain_s`, put the rest back."""
+        if self._kafka is not None:
+            self._kafka.stop()
         threads = (self._lander, self.scheduler, self._dispatcher)
         for thread in threads:
             thread.stop()

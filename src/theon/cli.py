@@ -16,6 +16,7 @@ from theon.cli_common import open_theon
 from theon.cli_demo import demo
 from theon.cli_ingest import ingest
 from theon.cli_jobs import jobs_app, schedules_app
+from theon.cli_kafka import kafka_app
 from theon.cli_metrics import metrics_app
 from theon.cli_worker import worker
 from theon.errors import TheonError
@@ -27,6 +28,7 @@ KEPT = {
     "demo": "Stopped. What was computed so far is kept; run `theon demo` again to go on.",
     "jobs": "Stopped. Jobs that were enqueued stay so; `theon jobs list` shows them.",
     "worker": "Stopped. Jobs that were not done went back to the queue.",
+    "kafka": "Stopped. What was taken in is kept; reading goes on behind it.",
     "serve": "Stopped. All data is kept; `theon serve` shows it again.",
 }
 
@@ -78,6 +80,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(schedules_app, name="schedules")
 app.add_typer(account_app, name="account")
 app.add_typer(key_app, name="key")
+app.add_typer(kafka_app, name="kafka")
 
 
 def _show_version(wanted: bool) -> None:

@@ -126,6 +126,80 @@ class Settings(BaseSettings):
             "`theon serve` runs jobs itself.",
         ),
     ] = None
+    kafka_brokers: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[^\s,:/]+:\d+(,\s*[^\s,:/]+:\d+)*$",
+            validation_alias=AliasChoices("KAFKA_BROKERS", "kafka_brokers"),
+            description="Kafka brokers, host:port, separated by commas: events are read from the "
+            "topics user-events, course-events and assessment-events, and what became of them is "
+            "told on analytics-events.",
+        ),
+    ] = None
+    kafka_client_id: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            validation_alias=AliasChoices("KAFKA_CLIENT_ID", "kafka_client_id"),
+            description="How Theon calls itself at the brokers.",
+        ),
+    ] = "theon"
+    kafka_group_id: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            validation_alias=AliasChoices("KAFKA_GROUP_ID", "kafka_group_id"),
+            description="The consumer group. Its members share the partitions, and its offsets "
+            "are in PostgreSQL: another group begins at the beginning.",
+        ),
+    ] = "theon"
+    kafka_campus: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("THEON_KAFKA_CAMPUS", "kafka_campus"),
+            description="Slug of the campus of messages that name none; without it they are "
+            "refused and kept as dead letters.",
+        ),
+    ] = None
+    kafka_batch_events: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            validation_alias=AliasChoices("THEON_KAFKA_BATCH_EVENTS", "kafka_batch_events"),
+            description="Messages that one transaction takes in at most.",
+        ),
+    ] = 10_000
+    kafka_batch_ms: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=60_000,
+            validation_alias=AliasChoices("THEON_KAFKA_BATCH_MS", "kafka_batch_ms"),
+            description="Milliseconds that a transaction waits for more messages at most.",
+        ),
+    ] = 100
+    kafka_buffer_mb: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=2048,
+            validation_alias=AliasChoices("THEON_KAFKA_BUFFER_MB", "kafka_buffer_mb"),
+            description="Megabytes of messages that a consumer may hold ahead of the database; "
+            "then it reads no more until that has caught up.",
+        ),
+    ] = 32
+    kafka_properties: Annotated[
+        Path | None,
+        Field(
+            validation_alias=AliasChoices("THEON_KAFKA_PROPERTIES", "kafka_properties"),
+            description="A file of `name=value` lines with further properties of librdkafka, "
+            "such as security.protocol, sasl.username and ssl.ca.location.",
+        ),
+    ] = None
+
     worker_port: Annotated[
         int,
         Field(

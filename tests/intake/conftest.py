@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pymysql
 import pytest
 from moodle_logs import Mariadb
 from sqlalchemy import URL
+from tests.kafka_broker import KafkaBroker
 
+from theon.errors import UnavailableError
 from theon.intake.pipeline import ingest
 from theon.intake.runs import IngestSummary
 from theon.lake.table import EventLake
@@ -59,6 +62,37 @@ def take(
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaBroker]:
+    """A real Kafka; tests that stop it start it again."""
+    try:
+        broker = KafkaBroker()
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    with broker:
+        yield broker
+
+
+@pytest.fixture
+def topic(kafka: KafkaBroker) -> Iterator[str]:
+    """A topic of this test with two partitions."""
+    name = f"user-events-{uuid.uuid4().hex[:8]}"
+    kafka.create_topic(name, 2)
+    yield name
+    kafka.delete_topic(name)
+
+
+@pytest.fixture
+def configured(kafka: KafkaBroker, settings: Settings, topic: str, lincoln: str) -> Settings:
+    return settings.model_copy(
+        update={
+            "kafka_brokers": kafka.brokers,
+            "kafka_group_id": f"group-{topic}",
+            "kafka_campus": lincoln,
+        }
+    )
 
 
 def _psql() -> str:

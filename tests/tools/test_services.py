@@ -36,7 +36,11 @@ def run(programs: Path, tmp_path: Path) -> Run:
     def run(*arguments: str, ci: bool = False) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(programs / "bash"), str(copy), *arguments],
-            env={"PATH": str(programs), "CI": "true" if ci else ""},
+            env={
+                "PATH": str(programs),
+                "CI": "true" if ci else "",
+                "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            },
             capture_output=True,
             text=True,
             check=False,
@@ -106,11 +110,39 @@ def test_a_failed_installation_says_so(run: Run, programs: Path):
     assert "apt-get failed" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("begin",), ("status", "kafka")])
+def _maven(programs: Path, script: str) -> None:
+    for name in ("cat", "mkdir", "mv", "rm", "dirname"):
+        found = next(p for d in ("/bin", "/usr/bin") if (p := Path(d) / name).exists())
+        (programs / name).symlink_to(found)
+    _program(programs, "java", "exit 9")
+    _program(programs, "mvn", script)
+
+
+def test_kafka_is_brought_from_maven_central_whole(run: Run, programs: Path, tmp_path: Path):
+    """Its folder is there with all jars or not at all, and then it is not brought again."""
+    jars = 'for a in "$@"; do case "$a" in -DoutputDirectory=*) o="${a#*=}" ;; esac; done'
+    _maven(programs, f'{jars}; mkdir -p "$o"; echo jar > "$o/kafka.jar"')
+    done = run("install", "kafka", ci=True)
+    assert done.returncode == 0, done.stderr
+    [folder] = (tmp_path / "cache" / "theon").iterdir()
+    assert (folder / "libs" / "kafka.jar").exists()
+    _program(programs, "mvn", "exit 9")
+    assert run("install", "kafka", ci=True).stderr == ""
+
+
+def test_where_maven_fails_nothing_of_kafka_is_left(run: Run, programs: Path, tmp_path: Path):
+    _maven(programs, "echo no network; exit 1")
+    done = run("install", "kafka", ci=True)
+    assert done.returncode == 1
+    assert "no network" in done.stderr
+    assert list((tmp_path / "cache" / "theon").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("begin",), ("status", "zookeeper")])
 def test_wrong_use_names_what_there_is(run: Run, arguments: tuple[str, ...]):
     done = run(*arguments)
     assert done.returncode == 2
-    assert "mariadb chromium psql redis" in done.stderr
+    assert "mariadb chromium psql redis kafka" in done.stderr
 
 
 def test_it_is_a_program():

@@ -29,6 +29,7 @@ from theon.metrics.tables import analyze_tables, ensure_tables, swap_views
 from theon.observability.progress import ProgressReporter, SilentProgress
 from theon.roster.campuses import Campus, list_campuses
 from theon.settings import Settings
+from theon.store import outbox
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
@@ -326,6 +327,7 @@ class _CampusRefresh:
             self._move_cursor(conn, work.version)
             if any(work.written.values()):
                 announce(conn, self.campus.slug)
+                self._tell_kafka(conn, work.written)
             self.checkpoint("before commit")
         for path in gone:
             (bench.home / path).unlink(missing_ok=True)
@@ -381,6 +383,13 @@ class _CampusRefresh:
         ).scalar_one()
         if now != generation:
             raise _OvertakenError
+
+    def _tell_kafka(self, conn: Connection, written: dict[str, int]) -> None:
+        """Have Kafka told what changed, where there is one."""
+        rows = {name: count for name, count in written.items() if count}
+        if self.settings.kafka_brokers is not None:
+            data = {"metrics": sorted(rows), "rows": rows}
+            outbox.announce(conn, self.campus.id, outbox.ANALYTICS_UPDATED, data)
 
     def _move_cursor(self, conn: Connection, version: int) -> None:
         conn.execute(

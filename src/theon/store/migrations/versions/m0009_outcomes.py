@@ -6,7 +6,7 @@ from psycopg import sql
 from theon.store.scope import app_role, protect, run_definition
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,497 @@
+"""The consumer of Kafka: reads ahead a little, takes in batch by batch, survives what goes away.
+
+It trusts nothing but its partitions' rows in PostgreSQL. A partition that it is given, or that
+turns out to have moved, is *unsettled*: paused until its row and what the broker holds of it were
+looked at (`kafka_offsets.settle`). Messages of partitions that it does not hold are dropped;
+whoever holds them reads them. While the database is slow or away, reading is paused and the batch
+is tried again.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+from sqlalchemy.exc import DBAPIError
+
+from theon.errors import TheonError
+from theon.intake import kafka_client
+from theon.intake.kafka_batches import Checkpoint, OvertakenError, Reader, take_in
+from theon.intake.kafka_heartbeats import Heartbeat, beat, end
+from theon.intake.kafka_offsets import (
+    EXPIRED,
+    CutOffError,
+    Extent,
+    Gap,
+    Move,
+    Place,
+    Position,
+    record_gap,
+    settle,
+    standings,
+)
+from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+CARE_S = 5.0
+LONGEST_BACKOFF_S = 5.0
+# How long a partition may seem to end before our place: a new leader may not be up to date yet.
+CUT_OFF_AFTER_S = 30.0
+CHUNK = 1_000
+MOST_FAULTS = 20  # in a row; then it is not the messages
+
+_Batch = dict[Place, list[Message]]
+
+_log = logging.getLogger(__name__)
+
+
+class KafkaConsumer:
+    """A member of the consumer group; use `run`, or `start` and `stop`.
+
+    Attributes:
+        state: starting, listening, broker away, database away, failing or stopped.
+        error: why, where it is not listening.
+        messages: taken in so far.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        reader: Reader,
+        *,
+        topics: tuple[str, ...] = kafka_client.CONSUMED,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Nothing is opened before `run`.
+
+        Args:
+            store: open.
+            settings: brokers, group, sizes.
+            reader: of messages.
+            topics: to read.
+            checkpoint: called with the name of each step that was just done, for tests.
+
+        Raises:
+            InputError: no brokers are named, or their properties cannot be read.
+        """
+        kafka_client.properties(settings)
+        self._store = store
+        self._settings = settings
+        self._reader = reader
+        self._topics = topics
+        self._checkpoint = checkpoint or (lambda _: None)
+        self._group = settings.kafka_group_id
+        self._positions: dict[Place, Position] = {}
+        self._unsettled: dict[Place, float] = {}  # since when
+        self._doubted: dict[Place, tuple[int, int]] = {}
+        self._broker_away: str | None = None
+        self._faults = 0
+        self._care_at_s = 0.0
+        self._settle_at_s = 0.0
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.id = f"{settings.kafka_client_id}-{socket.gethostname()}-{os.getpid()}-{id(self):x}"
+        self.state = "starting"
+        self.error: str | None = None
+        self.messages = 0
+        self.started_at = datetime.now(UTC)
+
+    # -- the thread -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read in a thread until `stop`."""
+        self._thread = threading.Thread(target=self.run, name="kafka-consumer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the batch that is under way."""
+        self._stopping.set()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for the thread to end."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread of `start` runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def partitions(self) -> list[Place]:
+        """The partitions that it holds."""
+        return sorted([*self._positions, *self._unsettled])
+
+    def run(self) -> None:
+        """Read until `stop`; a client that fails for good is replaced."""
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                consumer = kafka_client.open_consumer(self._settings, error_cb=self._heard)
+            except TheonError as error:
+                self._note("failing", error)
+                failures += 1
+                self._stopping.wait(_backoff_s(failures))
+                continue
+            try:
+                self._read(consumer)
+            except Exception as error:
+                failures += 1
+                self._note("failing", error)
+                _log.exception("the consumer of Kafka begins again")
+                self._stopping.wait(_backoff_s(failures))
+            finally:
+                consumer.close()
+                self._positions.clear()
+                self._unsettled.clear()
+        self.state = "stopped"
+        try:
+            with self._store.transaction(Scope.district()) as conn:
+                end(conn, self.id)
+        except (TheonError, DBAPIError):
+            _log.info("the consumer could not sign off; it counts as gone without a heartbeat")
+
+    def _read(self, consumer: Consumer) -> None:
+        consumer.subscribe(
+            list(self._topics),
+            on_assign=self._given,
+            on_revoke=self._taken_away,
+            on_lost=self._taken_away,
+        )
+        admin = kafka_client.open_admin(self._settings)
+        while not self._stopping.is_set():
+            now_s = time.monotonic()
+            if now_s >= self._care_at_s:
+                self._care(consumer, admin)
+                self._care_at_s = time.monotonic() + CARE_S
+            if self._unsettled and now_s >= self._settle_at_s:
+                self._settle(consumer, admin)
+            batch = self._collect(consumer)
+            if batch:
+                self._take(consumer, batch)
+
+    # -- partitions -----------------------------------------------------------------------
+
+    def _given(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.incremental_assign(
+            [TopicPartition(p.topic, p.partition, p.offset) for p in partitions]
+        )
+        if partitions:
+            consumer.pause(partitions)
+        for p in partitions:
+            self._unsettled[p.topic, p.partition] = time.monotonic()
+        self._settle_at_s = 0.0
+
+    def _taken_away(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        for p in partitions:
+            self._positions.pop((p.topic, p.partition), None)
+            self._unsettled.pop((p.topic, p.partition), None)
+        if partitions:
+            consumer.incremental_unassign(partitions)
+
+    def _unsettle(self, consumer: Consumer, place: Place) -> None:
+        if self._positions.pop(place, None) is not None:
+            self._unsettled[place] = time.monotonic()
+            consumer.pause([TopicPartition(*place)])
+
+    def _settle(self, consumer: Consumer, admin: AdminClient) -> None:
+        """Find out where the unsettled partitions stand, and read on from there."""
+        self._settle_at_s = time.monotonic() + 1.0
+        try:
+            extents = kafka_client.extents(admin, list(self._unsettled))
+        except KafkaException as error:
+            self._note("broker away", error)
+            return
+        for place, extent in extents.items():
+            try:
+                position = self._stand(place, extent)
+                consumer.seek(TopicPartition(*place, position.next_offset))
+                consumer.resume([TopicPartition(*place)])
+            except (TheonError, DBAPIError) as error:
+                self._note("database away", error)
+            except CutOffError:
+                self._note("failing", f"{place[0]}/{place[1]} ends before where it was read to")
+            except KafkaException as error:  # it is not being fetched yet
+                _log.info("partition %s/%s: %s", *place, kafka_client.reason(error))
+            else:
+                self._positions[place] = position
+                del self._unsettled[place]
+        if not self._unsettled:
+            self._settle_at_s = 0.0
+
+    def _stand(self, place: Place, extent: Extent) -> Position:
+        believe = time.monotonic() - self._unsettled[place] > CUT_OFF_AFTER_S
+        with self._store.transaction(Scope.district()) as conn:
+            position, gap = settle(conn, self._group, place, extent, cut_off=believe)
+        if gap is not None:
+            _tell(gap)
+        return position
+
+    def _care(self, consumer: Consumer, admin: AdminClient) -> None:
+        """What time brings: a heartbeat, rows that somebody moved, topics that were made anew."""
+        try:
+            ids = kafka_client.topic_ids(admin, self._topics, timeout_s=2.0)
+            self._broker_away = None
+        except KafkaException as error:
+            ids = {}
+            self._broker_away = kafka_client.reason(error)
+        if self._broker_away is not None:
+            self._note("broker away", self._broker_away)
+        elif self.state in ("starting", "broker away"):
+            self._listening()
+        for place, position in list(self._positions.items()):
+            known = position.topic_id
+            if known is not None and ids.get(place[0], known) != known:
+                self._unsettle(consumer, place)
+        try:
+            with self._store.transaction(Scope.district()) as conn:
+                beat(conn, self._heartbeat())
+                found = standings(conn, self._group)
+        except (TheonError, DBAPIError) as error:
+            self._note("database away", error)
+            return
+        if self.state == "database away":
+            self._listening()
+        for place, position in list(self._positions.items()):
+            if place not in found or found[place].next_offset != position.next_offset:
+                self._unsettle(consumer, place)
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            id=self.id,
+            group=self._group,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            state=self.state,
+            partitions=[f"{topic}/{number}" for topic, number in self.partitions],
+            messages=self.messages,
+            error=self.error,
+            started_at=self.started_at,
+        )
+
+    # -- messages -------------------------------------------------------------------------
+
+    def _collect(self, consumer: Consumer) -> _Batch:
+        """Messages of settled partitions, each in order and from its position on."""
+        until_s = time.monotonic() + self._settings.kafka_batch_ms / 1000
+        most, most_bytes = self._settings.kafka_batch_events, self._settings.kafka_buffer_mb << 20
+        batch: _Batch = {}
+        count = size = 0
+        while count < most and size < most_bytes and not self._stopping.is_set():
+            left_s = until_s - time.monotonic()
+            wanted = min(CHUNK, most - count)
+            chunk = consumer.consume(wanted, max(left_s, 0.0))
+            for message in chunk:
+                failed = message.error()
+                if failed is not None:
+                    self._heard(failed)
+                    continue
+                place = (message.topic(), message.partition())
+                if place in self._positions:
+                    batch.setdefault(place, []).append(message)
+                    size += len(message)
+            count += len(chunk)
+            if len(chunk) < wanted or left_s <= 0:
+                break
+        return batch
+
+    def _heard(self, error: KafkaError) -> None:
+        """What the client says of its own accord; librdkafka tries again by itself."""
+        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+            self._broker_away = error.str()
+            self._care_at_s = min(self._care_at_s, time.monotonic() + 1.0)
+        elif error.fatal():
+            raise KafkaException(error)
+        else:
+            _log.info("Kafka: %s", error.str())
+
+    def _take(self, consumer: Consumer, batch: _Batch) -> None:
+        """Take in a batch; returns when it is done or not ours any more."""
+        failures = 0
+        paused: list[TopicPartition] = []
+        while not self._stopping.is_set():
+            self._keep_ours(consumer, batch)
+            if not batch:
+                break
+            try:
+                self._checkpoint("collected")
+                moves = take_in(
+                    self._store,
+                    self._group,
+                    self._reader,
+                    batch,
+                    self._positions,
+                    checkpoint=self._checkpoint,
+                )
+                self._done(consumer, moves)
+                break
+            except OvertakenError as error:
+                for place in error.places:
+                    self._unsettle(consumer, place)
+            except (TheonError, DBAPIError) as error:
+                if isinstance(error, DBAPIError) and not _passing(error):
+                    self._take_in_parts(consumer, batch, error)
+                    break
+                failures += 1
+                self._note("database away", error)
+                if not paused:
+                    paused = [TopicPartition(*place) for place in self._positions]
+                    consumer.pause(paused)
+                self._wait(consumer, _backoff_s(failures))
+            except Exception as error:
+                self._take_in_parts(consumer, batch, error)
+                break
+        held = [p for p in paused if (p.topic, p.partition) in self._positions]
+        if held:
+            consumer.resume(held)
+
+    def _keep_ours(self, consumer: Consumer, batch: _Batch) -> None:
+        """Drop what is not ours any more; look at offsets that are missing."""
+        for place, messages in list(batch.items()):
+            position = self._positions.get(place)
+            if position is None:
+                del batch[place]
+                continue
+            first, last = messages[0].offset() or 0, messages[-1].offset() or 0
+            jump = (position.next_offset, first)
+            if first < jump[0] or (first > jump[0] and self._doubted.get(place) != jump):
+                # Look again before offsets are believed to be missing.
+                self._doubted[place] = jump
+                self._unsettle(consumer, place)
+                del batch[place]
+            elif last - position.next_offset >= len(messages):
+                self._missing(consumer, place, messages)
+
+    def _missing(
+        self,
+        consumer: Consumer,
+        place: Place,
+        messages: list[Message],
+    ) -> None:
+        """Of offsets that did not come, note those that retention took before we read them.
+
+        Others never were messages of ours: ends of transactions, or what a compaction left out.
+        """
+        try:
+            low, _ = consumer.get_watermark_offsets(TopicPartition(*place), timeout=5.0)
+        except KafkaException:
+            return
+        expected = self._positions[place].next_offset
+        gaps = []
+        for message in messages:
+            offset = message.offset() or 0
+            if expected < min(offset, low):
+                gaps.append(Gap(place, EXPIRED, expected, min(offset, low)))
+            expected = offset + 1
+        if gaps:
+            with self._store.transaction(Scope.district()) as conn:
+                for gap in gaps:
+                    record_gap(conn, self._group, gap)
+            for gap in gaps:
+                _tell(gap)
+
+    def _take_in_parts(
+        self,
+        consumer: Consumer,
+        batch: _Batch,
+        error: Exception,
+    ) -> None:
+        """A message that nothing can be done with must not stop its partition.
+
+        The batch is halved until it is found, and it becomes a dead letter. Where one after the
+        other fails it is not the messages: then all wait.
+        """
+        if sum(map(len, batch.values())) > 1:
+            _log.warning("a batch could not be taken in, and is tried in halves: %s", error)
+            for half in _halves(batch):
+                self._take(consumer, half)
+            return
+        self._faults += 1
+        if self._faults > MOST_FAULTS:
+            self._note("failing", error)
+            _log.error("messages cannot be taken in", exc_info=error)
+            for place in batch:  # reading begins again at this message
+                self._unsettle(consumer, place)
+            self._settle_at_s = time.monotonic() + LONGEST_BACKOFF_S
+            return
+        _log.error("a message became a dead letter", exc_info=error)
+        fault = f"{type(error).__name__}: {error}"[:1000]
+        moves = take_in(self._store, self._group, self._reader, batch, self._positions, fault=fault)
+        self._done(consumer, moves, faulty=True)
+
+    def _done(self, consumer: Consumer, moves: list[Move], *, faulty: bool = False) -> None:
+        for move in moves:
+            position = self._positions[move.place]
+            self._positions[move.place] = replace(position, next_offset=move.next_offset)
+            self.messages += move.messages
+        if not faulty:
+            self._faults = 0
+            self._listening()
+        # For tools that show lag; nothing here reads it.
+        consumer.commit(
+            offsets=[TopicPartition(*move.place, move.next_offset) for move in moves],
+            asynchronous=True,
+        )
+
+    def _wait(self, consumer: Consumer, seconds: float) -> None:
+        """Stay in the group while nothing can be taken in."""
+        until_s = time.monotonic() + seconds
+        while not self._stopping.is_set() and time.monotonic() < until_s:
+            message = consumer.poll(0.1)
+            if message is None:
+                continue
+            failed = message.error()
+            if failed is not None:
+                self._heard(failed)
+            else:  # all is paused; should one come all the same, it is read again later
+                self._unsettle(consumer, (message.topic() or "", message.partition() or 0))
+
+    # -- how it is ------------------------------------------------------------------------
+
+    def _listening(self) -> None:
+        if self._broker_away is None:
+            if self.state not in ("starting", "listening"):
+                _log.info("the consumer of Kafka goes on")
+            self.state, self.error = "listening", None
+
+    def _note(self, state: str, error: object) -> None:
+        what = error.what if isinstance(error, TheonError) else str(error)
+        if isinstance(error, KafkaException):
+            what = kafka_client.reason(error)
+        if state != self.state:
+            _log.warning("the consumer of Kafka waits (%s): %s", state, what)
+        self.state, self.error = state, what
+
+
+def _tell(gap: Gap) -> None:
+    end_ = "?" if gap.end is None else gap.end
+    topic, partition = gap.place
+    _log.error("%s/%s: offsets %s to %s: %s", topic, partition, gap.first, end_, gap.kind)
+
+
+def _backoff_s(failures: int) -> float:
+    return min(LONGEST_BACKOFF_S, 0.1 * 2.0 ** min(failures, 8))
+
+
+def _passing(error: DBAPIError) -> bool:
+    """Whether the same again may succeed: the connection, a deadlock, a lock, a limit of time."""
+    state = str(getattr(error.orig, "sqlstate", None) or "08")
+    return error.connection_invalidated or state[:2] in ("08", "40", "53", "55", "57", "58")
+
+
+def _halves(batch: _Batch) -> list[_Batch]:
+    """Two batches; the first has what must come first."""
+    if len(batch) > 1:
+        places = list(batch)
+        cut = len(places) // 2
+        return [{p: batch[p] for p in places[:cut]}, {p: batch[p] for p in places[cut:]}]
+    [(place, messages)] = batch.items()
+    cut = len(messages) // 2
+    return [{place: messages[:cut]}, {place: messages[cut:]}]

@@ -1,0 +1,273 @@
+"""Where the reading of Kafka stands: a row per partition, moved with what its messages brought.
+
+The row decides, and the broker's own memory of offsets does not: it is written for tools that show
+lag. Whoever takes messages in locks their partitions' rows first and compares. So a consumer that
+lost a partition and does not know it yet finds the row moved, and writes nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from theon.store.scope import DISTRICT
+
+Place = tuple[str, int]  # topic and partition
+
+EXPIRED = "expired"  # retention removed them before they were read
+CUT_OFF = "cut off"  # the partition ends before where we are: its broker lost them
+MADE_ANEW = "made anew"  # the topic was deleted and made again: offsets begin again
+
+_ROOT = f"(SELECT id FROM theon.campuses WHERE slug = '{DISTRICT}')"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a partition was read.
+
+    Attributes:
+        next_offset: of the first message that was not taken in.
+        generation: how often its topic was made anew.
+        topic_id: by the broker; None where it tells none.
+    """
+
+    next_offset: int
+    generation: int = 0
+    topic_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What the broker holds of a partition: offsets from `low` up to and without `high`."""
+
+    low: int
+    high: int
+    topic_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Offsets from `first` up to and without `end` that can no longer be read.
+
+    `end` is None where nobody knows how many they are: of a topic that was made anew.
+    """
+
+    place: Place
+    kind: str
+    first: int
+    end: int | None
+
+
+class CutOffError(Exception):
+    """A partition ends before where we are; perhaps it is only not up to date yet."""
+
+
+def settle(
+    conn: Connection, group: str, place: Place, extent: Extent, *, cut_off: bool = False
+) -> tuple[Position, Gap | None]:
+    """Where to read a partition on; what was missed is recorded.
+
+    Args:
+        conn: a transaction of the district.
+        group: the consumer group.
+        place: topic and partition.
+        extent: what the broker holds of it.
+        cut_off: believe that a partition ends before where we are.
+
+    Raises:
+        CutOffError: it does, and `cut_off` is not given.
+    """
+    who = {"group": group, "topic": place[0], "partition": place[1]}
+    conn.execute(
+        text(
+            "INSERT INTO theon.kafka_offsets (campus_id, group_id, topic, partition, topic_id,"
+            f" next_offset) VALUES ({_ROOT}, :group, :topic, :partition, :topic_id, :low)"
+            " ON CONFLICT DO NOTHING"
+        ),
+        {**who, "low": extent.low, "topic_id": extent.topic_id},
+    )
+    row = conn.execute(
+        text(
+            "SELECT next_offset, generation, topic_id FROM theon.kafka_offsets"
+            " WHERE (group_id, topic, partition) = (:group, :topic, :partition) FOR UPDATE"
+        ),
+        who,
+    ).one()
+    found = Position(*row)
+    anew = None not in (found.topic_id, extent.topic_id) and found.topic_id != extent.topic_id
+    gap = None
+    if anew:
+        position = Position(extent.low, found.generation + 1, extent.topic_id)
+        gap = Gap(place, MADE_ANEW, found.next_offset, None)
+    elif found.next_offset > extent.high:
+        if not cut_off:
+            raise CutOffError
+        position = Position(extent.high, found.generation, extent.topic_id or found.topic_id)
+        gap = Gap(place, CUT_OFF, extent.high, found.next_offset)
+    elif found.next_offset < extent.low:
+        position = Position(extent.low, found.generation, extent.topic_id or found.topic_id)
+        gap = Gap(place, EXPIRED, found.next_offset, extent.low)
+    else:
+        position = Position(found.next_offset, found.generation, extent.topic_id or found.topic_id)
+    if position != found:
+        conn.execute(
+            text(
+                "UPDATE theon.kafka_offsets SET next_offset = :next, generation = :generation,"
+                " topic_id = :topic_id, moved_at = clock_timestamp()"
+                " WHERE (group_id, topic, partition) = (:group, :topic, :partition)"
+            ),
+            {
+                **who,
+                "next": position.next_offset,
+                "generation": position.generation,
+                "topic_id": position.topic_id,
+            },
+        )
+    if gap is not None:
+        record_gap(conn, group, gap)
+    return position, gap
+
+
+def record_gap(conn: Connection, group: str, gap: Gap) -> None:
+    """Remember offsets that can no longer be read."""
+    conn.execute(
+        text(
+            "INSERT INTO theon.kafka_gaps (campus_id, group_id, topic, partition, kind,"
+            f" first_offset, end_offset) VALUES ({_ROOT}, :group, :topic, :partition, :kind,"
+            " :first, :end)"
+        ),
+        {
+            "group": group,
+            "topic": gap.place[0],
+            "partition": gap.place[1],
+            "kind": gap.kind,
+            "first": gap.first,
+            "end": gap.end,
+        },
+    )
+
+
+def overtaken(conn: Connection, group: str, expected: Mapping[Place, Position]) -> list[Place]:
+    """Hold the partitions' rows until the transaction ends; those that somebody else has moved.
+
+    Args:
+        conn: a transaction of the district.
+        group: the consumer group.
+        expected: where the caller believes them to be.
+    """
+    rows = conn.execute(
+        text(
+            "SELECT topic, partition, next_offset, generation FROM theon.kafka_offsets"
+            " WHERE group_id = :group AND (topic, partition) IN (SELECT * FROM"
+            " unnest(CAST(:topics AS text[]), CAST(:partitions AS int[])))"
+            # In one order everywhere, or two consumers could wait for each other.
+            " ORDER BY topic, partition FOR UPDATE"
+        ),
+        {
+            "group": group,
+            "topics": [topic for topic, _ in expected],
+            "partitions": [partition for _, partition in expected],
+        },
+    )
+    found = {(topic, partition): (offset, age) for topic, partition, offset, age in rows}
+    return [
+        place
+        for place, position in expected.items()
+        if found.get(place) != (position.next_offset, position.generation)
+    ]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A partition's messages up to and without `next_offset` are taken in."""
+
+    place: Place
+    next_offset: int
+    messages: int
+    last_event_at: datetime | None
+
+
+def advance(conn: Connection, group: str, moves: Iterable[Move]) -> None:
+    """Move partitions that the transaction holds (`overtaken`)."""
+    conn.execute(
+        text(
+            "UPDATE theon.kafka_offsets SET next_offset = :next, messages = messages + :messages,"
+            " last_event_at = coalesce(:at, last_event_at), moved_at = clock_timestamp()"
+            " WHERE (group_id, topic, partition) = (:group, :topic, :partition)"
+        ),
+        [
+            {
+                "group": group,
+                "topic": move.place[0],
+                "partition": move.place[1],
+                "next": move.next_offset,
+                "messages": move.messages,
+                "at": move.last_event_at,
+            }
+            for move in moves
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row of `kafka_offsets`, for people."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    messages: int
+    last_event_at: datetime | None
+    moved_at: datetime
+
+
+def standings(conn: Connection, group: str) -> dict[Place, Standing]:
+    """How far each partition was read."""
+    rows = conn.execute(
+        text(
+            "SELECT topic, partition, next_offset, messages, last_event_at, moved_at"
+            " FROM theon.kafka_offsets WHERE group_id = :group ORDER BY topic, partition"
+        ),
+        {"group": group},
+    )
+    return {(row.topic, row.partition): Standing(*row) for row in rows}
+
+
+@dataclass(frozen=True)
+class FoundGap:
+    """A row of `kafka_gaps`."""
+
+    topic: str
+    partition: int
+    kind: str
+    first_offset: int
+    end_offset: int | None
+    found_at: datetime
+
+
+def gaps(conn: Connection, group: str, limit: int = 100) -> list[FoundGap]:
+    """What could no longer be read, the last found first."""
+    rows = conn.execute(
+        text(
+            "SELECT topic, partition, kind, first_offset, end_offset, found_at"
+            " FROM theon.kafka_gaps WHERE group_id = :group ORDER BY id DESC LIMIT :limit"
+        ),
+        {"group": group, "limit": limit},
+    )
+    return [FoundGap(*row) for row in rows]
+
+
+def rewind(conn: Connection, group: str, place: Place, offset: int) -> bool:
+    """Let a partition be read again from `offset`; False if it was never read.
+
+    Consumers notice with their next messages: these find the row moved.
+    """
+    done = conn.execute(
+        text(
+            "UPDATE theon.kafka_offsets SET next_offset = :offset, moved_at = clock_timestamp()"
+            " WHERE (group_id, topic, partition) = (:group, :topic, :partition)"
+        ),
+        {"group": group, "topic": place[0], "partition": place[1], "offset": offset},
+    )
+    return bool(done.rowcount)

@@ -1,0 +1,43 @@
+"""The consumer and the publisher of one process, begun and ended together."""
+
+from theon.intake.kafka_consumer import KafkaConsumer
+from theon.intake.kafka_publisher import KafkaPublisher
+from theon.intake.kafka_reader import MessageReader
+from theon.roster.campuses import get_campus
+from theon.settings import Settings
+from theon.store.engine import Store
+
+END_S = 30.0
+
+
+class KafkaPair:
+    """Reads events and publishes what is announced; `theon serve` and `theon kafka consume`."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        """Check the settings; nothing runs before `start`.
+
+        Raises:
+            InputError: no brokers are named, a property does not fit, or there is no campus
+                THEON_KAFKA_CAMPUS.
+        """
+        if settings.kafka_campus is not None:
+            get_campus(store, settings.kafka_campus)
+        self.consumer = KafkaConsumer(store, settings, MessageReader(store, settings))
+        self.publisher = KafkaPublisher(store, settings)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the consumer's thread runs."""
+        return self.consumer.alive
+
+    def start(self) -> None:
+        """Begin both."""
+        self.consumer.start()
+        self.publisher.start()
+
+    def stop(self) -> None:
+        """End both after what is under way."""
+        self.consumer.stop()
+        self.publisher.stop()
+        self.consumer.join(END_S)
+        self.publisher.join(END_S)

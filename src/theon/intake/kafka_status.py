@@ -1,0 +1,142 @@
+"""How the reading of Kafka stands: lag per partition, consumers, gaps; and whether it is well."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from confluent_kafka import KafkaException
+from sqlalchemy.exc import DBAPIError
+
+from theon.errors import TheonError
+from theon.intake import kafka_client
+from theon.intake.kafka_heartbeats import Heartbeat, consumers
+from theon.intake.kafka_offsets import FoundGap, gaps, standings
+from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.outbox import waiting
+from theon.store.scope import Scope
+
+
+@dataclass(frozen=True)
+class PartitionStatus:
+    """One partition of a topic.
+
+    Attributes:
+        low: offset of the oldest message that the broker holds.
+        high: offset that the next message gets.
+        next_offset: of the first message that was not taken in; None before the first reading.
+        lag: messages that wait, at most: ends of transactions count too.
+        last_event_at: time of the last message taken in, by its producer.
+    """
+
+    topic: str
+    partition: int
+    low: int
+    high: int
+    next_offset: int | None
+    lag: int
+    last_event_at: datetime | None
+
+
+@dataclass(frozen=True)
+class KafkaStatus:
+    """All of it.
+
+    Attributes:
+        missing: topics that do not exist.
+        group_state: of the consumer group, in the broker's words.
+        members: of the group, by the broker.
+        consumers: that wrote a heartbeat within the hour.
+        gaps: offsets that could no longer be read, the last found first.
+        outbox: announcements that wait to be published.
+    """
+
+    group: str
+    partitions: list[PartitionStatus]
+    missing: list[str]
+    group_state: str
+    members: list[kafka_client.Member]
+    consumers: list[Heartbeat]
+    gaps: list[FoundGap]
+    outbox: int
+    outbox_since: datetime | None
+
+    @property
+    def lag(self) -> int:
+        """Messages that wait in all partitions."""
+        return sum(partition.lag for partition in self.partitions)
+
+
+def read_status(
+    store: Store, settings: Settings, topics: tuple[str, ...] = kafka_client.CONSUMED
+) -> KafkaStatus:
+    """Ask the brokers and the database.
+
+    Raises:
+        InputError: no brokers are named.
+        UnavailableError: brokers or database are away.
+    """
+    group = settings.kafka_group_id
+    admin = kafka_client.open_admin(settings)
+    try:
+        places = kafka_client.partitions(admin, topics)
+        extents = kafka_client.extents(admin, places)
+        group_state, members = kafka_client.group_members(admin, group)
+    except KafkaException as error:
+        raise kafka_client.unavailable(settings, error) from error
+    with store.transaction(Scope.district()) as conn:
+        read = standings(conn, group)
+        alive = consumers(conn, group)
+        found = gaps(conn, group)
+        outbox, outbox_since = waiting(conn)
+    partitions = []
+    for place, extent in extents.items():
+        standing = read.get(place)
+        begun = extent.low if standing is None else max(standing.next_offset, extent.low)
+        partitions.append(
+            PartitionStatus(
+                *place,
+                low=extent.low,
+                high=extent.high,
+                next_offset=None if standing is None else standing.next_offset,
+                lag=max(extent.high - begun, 0),
+                last_event_at=None if standing is None else standing.last_event_at,
+            )
+        )
+    missing = [topic for topic in topics if topic not in {p.topic for p in partitions}]
+    return KafkaStatus(
+        group, partitions, missing, group_state, members, alive, found, outbox, outbox_since
+    )
+
+
+@dataclass(frozen=True)
+class ConsumerHealth:
+    """Whether events from Kafka are read, for `/health`.
+
+    Attributes:
+        status: `off` without KAFKA_BROKERS, `ok` where a consumer listens, else `fail`.
+        consumers: consumers of the group that are alive.
+        states: what these say of themselves.
+        what: why not, where not.
+    """
+
+    status: str
+    consumers: int = 0
+    states: list[str] = field(default_factory=list)
+    what: str | None = None
+
+
+def consumer_health(store: Store, settings: Settings) -> ConsumerHealth:
+    """How the group's consumers do, whatever processes they are in; asks the database only."""
+    if settings.kafka_brokers is None:
+        return ConsumerHealth("off")
+    try:
+        with store.transaction(Scope.district()) as conn:
+            alive = [c for c in consumers(conn, settings.kafka_group_id) if c.alive]
+    except (TheonError, DBAPIError) as error:
+        return ConsumerHealth("fail", what=error.what if isinstance(error, TheonError) else "?")
+    states = [consumer.state for consumer in alive]
+    if "listening" in states:
+        return ConsumerHealth("ok", len(alive), states)
+    reasons = [consumer.error for consumer in alive if consumer.error]
+    what = reasons[0] if reasons else "no consumer is listening"
+    return ConsumerHealth("fail", len(alive), states, what)
