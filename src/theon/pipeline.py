@@ -7,6 +7,7 @@ what the one before it has made durable; one that was stopped catches up.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from theon.errors import TheonError
 from theon.intake.door import accept
 from theon.intake.journal import CHANNEL
 from theon.intake.landing import campuses_to_land, land
+from theon.lake.compaction import CLASSES, compact
 from theon.lake.table import EventLake
 from theon.metrics import refresh as metrics
 from theon.metrics.announce import announce
@@ -28,6 +30,9 @@ from theon.store.scope import Scope
 ROUND_S = 0.5
 LOOK_S = 5.0
 PAUSE_AFTER_ERROR_S = 5.0
+# After so many landings their files are merged, at once: every reader opens each of them.
+LANDINGS_TO_MERGE = 32
+MOST_MERGED_EVENTS = CLASSES[1]
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +83,7 @@ class Lander(threading.Thread):
         self._store, self._lake, self._settings = store, lake, settings
         self._stopping = threading.Event()
         self._behind: set[str] = set()  # landed, and the metrics have not moved yet
+        self._unmerged: Counter[str] = Counter()  # landings since files were last merged
 
     def stop(self) -> None:
         """End after the round that is going on; it does not wait for that."""
@@ -98,13 +104,28 @@ class Lander(threading.Thread):
 
     def _round(self) -> None:
         try:
-            self._behind |= land_all(self._store, self._lake, self._settings).keys()
+            landed = land_all(self._store, self._lake, self._settings).keys()
+            self._behind |= landed
+            self._unmerged.update(landed)
             for slug in sorted(self._behind) if self._settings.real_time_analytics else ():
                 refresh(self._store, self._lake, self._settings, campus=slug)
                 self._behind.discard(slug)
+            for slug in sorted(landed):
+                if self._unmerged[slug] >= LANDINGS_TO_MERGE:
+                    self._merge(slug)
         except TheonError as error:
             _log.warning("accepted events wait: %s", error.message)
             self._stopping.wait(PAUSE_AFTER_ERROR_S)
         except Exception:
             _log.exception("accepted events wait")
             self._stopping.wait(PAUSE_AFTER_ERROR_S)
+
+    def _merge(self, slug: str) -> None:
+        del self._unmerged[slug]
+        compact(
+            self._lake,
+            self._settings,
+            slug,
+            fan_in=LANDINGS_TO_MERGE,
+            most_events=MOST_MERGED_EVENTS,
+        )
