@@ -406,7 +406,7 @@ def _moved(path: Path, root: Path, campus: str) -> AddAction:
     column = metadata.schema.names.index("occurred_at")
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     found = [group.column(column).statistics for group in groups]
-    times: list[datetime] = [t for f in found if f is not None for t in (f.min, f.max)]
+    times = [t for f in found if f is not None for t in (f.min, f.max) if t is not None]
     assert len(times) == 2 * len(groups)  # noqa: S101 - the engine always writes them
     first_at, last_at = min(times), max(times)
     added = _added(path, root, campus, metadata.num_rows, first_at, last_at)
