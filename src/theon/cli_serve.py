@@ -42,7 +42,7 @@ def serve_pages(theon: Theon) -> None:
     hub = LiveHub(theon.store)
     add_live_api(app, hub)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
-    add_pages(app, theon.store)
+    add_pages(app, theon.store, hub)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
     typer.secho(f"Theon is at http://{shown}:{port} (Ctrl-C ends it)", err=True, bold=True)
     link = first_link(theon.store, theon.settings)
