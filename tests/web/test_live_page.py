@@ -145,7 +145,10 @@ def test_the_page_goes_on_when_the_database_has_been_away(
     live_site: Site, sender: Sender, browser: Browser
 ) -> None:
     """All connections end, that of the listener too; nobody loads the page again."""
+    sender.send("oak", 1)
     page = browser.open(f"{live_site.url}/?campus=oak", width=1280)
+    wait_for(lambda: actions(page) == sender.accepted["oak"])
+    wait_for(lambda: (page.ask(BARS) or 0) > 5)
     page.ask("window.sameDocument = true")
     with live_site.theon.store.transaction(Scope.district()) as conn:
         conn.execute(
