@@ -14,7 +14,7 @@ from typing import Any
 
 from theon.errors import TheonError
 from theon.intake.door import accept
-from theon.intake.journal import CHANNEL
+from theon.intake.journal import CHANNEL, LANDING_EVENTS
 from theon.intake.landing import campuses_to_land, land
 from theon.lake.compaction import CLASSES, compact
 from theon.lake.table import EventLake
@@ -55,7 +55,7 @@ STAGES = (
 
 
 def land_all(store: Store, lake: EventLake, settings: Settings) -> dict[str, int]:
-    """Bring all accepted events into the lake.
+    """Bring the events that have been accepted by now into the lake.
 
     Returns:
         Slug of each campus that had some, and how many were new in the lake.
@@ -69,8 +69,12 @@ def land_all(store: Store, lake: EventLake, settings: Settings) -> dict[str, int
     found: dict[str, int] = {}
     for slug in waiting:
         owner = get_campus(store, slug)
+        # One that is not full took all there was: what came meanwhile is for the next round, or
+        # under a steady stream this would never end and no metric move.
         while (landed := land(store, lake, settings, owner)) is not None:
             found[slug] = found.get(slug, 0) + landed.new
+            if landed.new + landed.known < LANDING_EVENTS:
+                break
     return found
 
 
