@@ -24,7 +24,7 @@ from bench.jobs_services import free_port, process, wait_for
 from bench.work import Result, timed
 from theon.access.keys import make_key
 from theon.access.roles import Role
-from theon.bootstrap import open_theon
+from theon.bootstrap import Theon, open_theon
 from theon.roster.campuses import add_campus
 from theon.settings import Settings
 
@@ -154,13 +154,19 @@ def send(
 
 
 @contextmanager
-def serving() -> Iterator[tuple[int, dict[str, str]]]:
-    """`theon serve` on a new home with one campus; gives the port and what a sender shows."""
+def serving(
+    prepare: Callable[[Theon, Path], None] = lambda _theon, _folder: None,
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """`theon serve` on a new home with one campus; gives the port and what a sender shows.
+
+    `prepare` is called before it serves, with a folder for temporary files.
+    """
     with tempfile.TemporaryDirectory(prefix="theon-bench-") as folder:
         home = Path(folder) / "home"
         settings = Settings(home=home, postgres_url=None, postgres_app_url=None)
         with open_theon(settings) as theon:
             add_campus(theon.store, data.CAMPUS, data.TIMEZONE)
+            prepare(theon, Path(folder))
             _, key = make_key(theon.store, name=USER, role=Role.SERVICE, campus=data.CAMPUS)
             port = free_port()
             environment = {

@@ -11,12 +11,14 @@ from theon.access.welcome import first_link
 from theon.api.app import create_app
 from theon.api.events import add_events_api
 from theon.api.jobs_app import add_jobs_api
+from theon.api.live import add_live_api
 from theon.api.server import Server
 from theon.api.sign_in import add_sign_in
 from theon.api.xapi_app import add_xapi
 from theon.background import Background
 from theon.bootstrap import Theon
 from theon.errors import UnavailableError
+from theon.metrics.live import LiveHub
 from theon.web.jobs_pages import add_jobs_pages
 from theon.web.pages import add_pages
 from theon.web.sign_in import add_sign_in_pages
@@ -38,9 +40,11 @@ def serve_pages(theon: Theon) -> None:
     background = Background(theon)
     add_jobs_api(app, theon.store, background.kinds, background.scheduler)
     events = add_events_api(app, theon.store, theon.settings)
+    hub = LiveHub(theon.store)
+    add_live_api(app, hub)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
     add_xapi(app, theon.store, events.throttle)
-    add_pages(app, theon.store)
+    add_pages(app, theon.store, hub)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
     typer.secho(f"Theon is at http://{shown}:{port} (Ctrl-C ends it)", err=True, bold=True)
     link = first_link(theon.store, theon.settings)

@@ -7,14 +7,16 @@ what the one before it has made durable; one that was stopped catches up.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from theon.errors import TheonError
 from theon.intake.door import accept
-from theon.intake.journal import CHANNEL
+from theon.intake.journal import CHANNEL, LANDING_EVENTS
 from theon.intake.landing import campuses_to_land, land
+from theon.lake.compaction import CLASSES, compact
 from theon.lake.table import EventLake
 from theon.metrics import refresh as metrics
 from theon.metrics.announce import announce
@@ -30,6 +32,9 @@ from theon.store.scope import Scope
 ROUND_S = 1.0
 LOOK_S = 5.0
 PAUSE_AFTER_ERROR_S = 5.0
+# After so many landings their files are merged, at once: every reader opens each of them.
+LANDINGS_TO_MERGE = 32
+MOST_MERGED_EVENTS = CLASSES[1]
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +57,7 @@ STAGES = (
 
 
 def land_all(store: Store, lake: EventLake, settings: Settings) -> dict[str, int]:
-    """Bring all accepted events into the lake.
+    """Bring the events that have been accepted by now into the lake.
 
     Returns:
         Slug of each campus that had some, and how many were new in the lake.
@@ -66,8 +71,12 @@ def land_all(store: Store, lake: EventLake, settings: Settings) -> dict[str, int
     found: dict[str, int] = {}
     for slug in waiting:
         owner = get_campus(store, slug)
+        # One that is not full took all there was: what came meanwhile is for the next round, or
+        # under a steady stream this would never end and no metric move.
         while (landed := land(store, lake, settings, owner)) is not None:
             found[slug] = found.get(slug, 0) + landed.new
+            if landed.new + landed.known < LANDING_EVENTS:
+                break
     return found
 
 
@@ -80,6 +89,7 @@ class Lander(threading.Thread):
         self._store, self._lake, self._settings = store, lake, settings
         self._stopping = threading.Event()
         self._behind: set[str] = set()  # landed, and the metrics have not moved yet
+        self._unmerged: Counter[str] = Counter()  # landings since files were last merged
 
     def stop(self) -> None:
         """End after the round that is going on; it does not wait for that."""
@@ -101,13 +111,28 @@ class Lander(threading.Thread):
 
     def _round(self) -> None:
         try:
-            self._behind |= land_all(self._store, self._lake, self._settings).keys()
+            landed = land_all(self._store, self._lake, self._settings).keys()
+            self._behind |= landed
+            self._unmerged.update(landed)
             for slug in sorted(self._behind) if self._settings.real_time_analytics else ():
                 refresh(self._store, self._lake, self._settings, campus=slug)
                 self._behind.discard(slug)
+            for slug in sorted(landed):
+                if self._unmerged[slug] >= LANDINGS_TO_MERGE:
+                    self._merge(slug)
         except TheonError as error:
             _log.warning("accepted events wait: %s", error.message)
             self._stopping.wait(PAUSE_AFTER_ERROR_S)
         except Exception:
             _log.exception("accepted events wait")
             self._stopping.wait(PAUSE_AFTER_ERROR_S)
+
+    def _merge(self, slug: str) -> None:
+        del self._unmerged[slug]
+        compact(
+            self._lake,
+            self._settings,
+            slug,
+            fan_in=LANDINGS_TO_MERGE,
+            most_events=MOST_MERGED_EVENTS,
+        )

@@ -19,7 +19,7 @@ from theon.access.accounts import add_account
 from theon.access.keys import list_keys, revoke_key
 from theon.access.requests import Access
 from theon.access.roles import Role
-from theon.api import jobs_live, jobs_watcher
+from theon.api import jobs_live, jobs_watcher, streams
 from theon.api.jobs_watcher import Batch, Listener, Told, Watcher, tell_of
 from theon.errors import UnavailableError
 from theon.jobs import changes
@@ -215,8 +215,8 @@ def test_many_sockets_of_one_job_are_all_told(service: Service, address: str) ->
 
 @pytest.fixture
 def looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert jobs_live.CHECK_S + jobs_live.GRACE_S < 30
-    monkeypatch.setattr(jobs_live, "CHECK_S", 0.1)
+    assert streams.CHECK_S + streams.GRACE_S < 30
+    monkeypatch.setattr(streams, "CHECK_S", 0.1)
 
 
 @pytest.mark.usefixtures("looked_at_often")

@@ -55,6 +55,10 @@ class District:
 
     def put(self, campus: str, rows: Iterable[Row]) -> AppendResult:
         """Append events given as rows: `at` (datetime or epoch seconds), `id`, and what differs."""
+        return self.lake.append(self.stage(rows), campus)
+
+    def stage(self, rows: Iterable[Row]) -> Path:
+        """The rows of `put` as a staged file."""
         full = []
         for given in rows:
             row = {**dict.fromkeys(STAGED.names), **DEFAULTS, **given}
@@ -64,7 +68,7 @@ class District:
             full.append(row)
         path = self.folder / f"staged-{next(self.numbers)}.parquet"
         pq.write_table(pa.Table.from_pylist(full, STAGED), path)
-        return self.lake.append(path, campus)
+        return path
 
     def refresh(self, campus: str, **options: Any) -> RefreshSummary:
         return refresh(self.store, self.lake, self.settings, campus=campus, **options)

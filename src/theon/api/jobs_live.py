@@ -5,70 +5,42 @@ Both end when the session, key or token that opened them ends, or may do less th
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import anyio
-from fastapi import APIRouter, Header, Path, Query, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import APIRouter, Header, Path, Query, Request, WebSocket
+from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import HTTPConnection
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from theon.access.principals import Principal
-from theon.access.requests import Refusal, access_of
+from theon.access.requests import Refusal
 from theon.access.roles import Permission
 from theon.api.jobs_models import LARGEST_ID, JobsWanted
 from theon.api.jobs_requests import JobsRoom, Reader, Room, reading, refusing, room_of
 from theon.api.jobs_watcher import Batch, Listener, Told, tell_fitting, tell_of
+from theon.api.streams import (
+    GRACE_S,
+    HEARTBEAT_S,
+    OVER,
+    RETRY_MS,
+    close,
+    deny,
+    first_of,
+    until_gone,
+    until_hung_up,
+    until_over,
+)
 from theon.errors import TheonError
 from theon.jobs.changes import latest, missed
 from theon.jobs.query import matching
 from theon.jobs.search import JobFilter
 from theon.store.scope import Scope
 
-HEARTBEAT_S = 15.0
-CHECK_S = 10.0  # between two looks at whether the caller still may
-GRACE_S = 5.0  # that a client gets to read why its stream ends
-RETRY_MS = 2_000
-OVER = "the session, key or token has ended, or may not do this any more"
-
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
-
-Run = Callable[[], Awaitable[None]]
-
-
-async def until_over(conn: HTTPConnection, principal: Principal) -> None:
-    """Wait until who opened a stream would not be let in any more, or as somebody else."""
-    while True:
-        await asyncio.sleep(CHECK_S)
-        try:
-            now = await access_of(conn).identify(conn, is_use=False)
-        except SQLAlchemyError:  # nobody knows; and while the database is away nothing is told
-            continue
-        except Refusal as refusal:
-            if refusal.status == 503:
-                continue
-            return
-        if now != principal or not now.may(Permission.JOBS_READ):
-            return
-
-
-async def first_of(*runs: Run) -> None:
-    """Run until one of them has ended; the others are cancelled."""
-    async with anyio.create_task_group() as group:
-
-        async def run(do: Run) -> None:
-            await do()
-            group.cancel_scope.cancel()
-
-        for do in runs:
-            group.start_soon(run, do)
-
 
 # -- one job -------------------------------------------------------------------------------
 
@@ -90,7 +62,7 @@ async def watch_job(
         try:
             first = await run_in_threadpool(_begin, room, listener, job_id)
         except Refusal as refusal:
-            await _deny(socket, refusal)
+            await deny(socket, refusal)
             return
         await socket.accept()
         await _serve(socket, principal, listener, first)
@@ -117,14 +89,6 @@ def _begin(room: JobsRoom, listener: Listener, job_id: int) -> Told:
     return found
 
 
-async def _deny(socket: WebSocket, refusal: Refusal) -> None:
-    if "websocket.http.response" in socket.scope.get("extensions", {}):
-        answer = {"error": refusal.error, "next_step": refusal.next_step}
-        await socket.send_denial_response(JSONResponse(answer, refusal.status))
-    else:
-        await socket.close(1008, refusal.error[:100])
-
-
 async def _serve(socket: WebSocket, principal: Principal, listener: Listener, first: Told) -> None:
     ending: list[tuple[int, str]] = []
 
@@ -144,27 +108,15 @@ async def _serve(socket: WebSocket, principal: Principal, listener: Listener, fi
             told = batch.jobs[-1]
 
     async def watch() -> None:
-        await until_over(socket, principal)
+        await until_over(socket, principal, Permission.JOBS_READ)
         ending.append((1008, OVER))
 
     async def hear() -> None:
-        # Nothing is expected of the client but that it goes.
-        while (await socket.receive())["type"] != "websocket.disconnect":
-            pass
+        await until_hung_up(socket)
 
-    await first_of(_until_gone(send), watch, _until_gone(hear))
+    await first_of(until_gone(send), watch, until_gone(hear))
     for code, why in ending[:1]:
-        # A client that does not read is not waited for.
-        with anyio.move_on_after(GRACE_S), suppress(WebSocketDisconnect, RuntimeError):
-            await socket.close(code, why)
-
-
-def _until_gone(do: Run) -> Run:
-    async def run() -> None:
-        with suppress(WebSocketDisconnect):
-            await do()
-
-    return run
+        await close(socket, code, why)
 
 
 # -- many jobs -----------------------------------------------------------------------------
@@ -238,7 +190,7 @@ class Stream(StreamingResponse):
             await super(Stream, self).__call__(scope, receive, send)
 
         async def watch() -> None:
-            await until_over(self._request, self._principal)
+            await until_over(self._request, self._principal, Permission.JOBS_READ)
             self._listener.end(OVER)
             await asyncio.sleep(GRACE_S)  # then it is cut off, if the client does not read
 

@@ -1,4 +1,4 @@
-"""The web server: uvicorn, which ends the streams of jobs before it waits for requests to end."""
+"""The web server: uvicorn, which ends the streams before it waits for requests to end."""
 
 import socket
 
@@ -6,10 +6,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from theon.api.jobs_app import end_streams
+from theon.api.live import end_live_streams
 
 
 class Server(uvicorn.Server):
-    """Use it in place of `uvicorn.Server` for an application with the API of jobs.
+    """Use it in place of `uvicorn.Server` for an application with streams.
 
     A stream goes on for as long as its client stays, so a server that only waited would cut off
     every one, with an error in the log, when its patience ends.
@@ -19,4 +20,5 @@ class Server(uvicorn.Server):
         """Tell those who listen that the service stops, then stop."""
         if isinstance(self.config.app, FastAPI):
             end_streams(self.config.app)
+            end_live_streams(self.config.app)
         await super().shutdown(sockets)

@@ -8,7 +8,8 @@ to be written in two places, and a crash after a commit loses nothing.
 import json
 import os
 import shutil
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -18,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from theon.errors import ConflictError, InputError, UnavailableError
 from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
 from theon.lake.engine import open_engine, sql_list, sql_text
+from theon.lake.log import changed_paths
 from theon.observability.progress import ProgressReporter, SilentProgress
 from theon.settings import Settings
 
@@ -101,6 +103,8 @@ class EventLake:
                 configuration={
                     "delta.dataSkippingStatsColumns": "occurred_at,source",
                     "delta.logRetentionDuration": "interval 365 days",
+                    # A compaction leaves one for each file that landed; every reader reads them.
+                    "delta.deletedFileRetentionDuration": "interval 1 hours",
                 },
             )
         try:
@@ -124,8 +128,9 @@ class EventLake:
         """What came or went in `campus` after version `since`.
 
         Returns:
-            The files that came or went, all files of the newest version, and that version. With
-            `since` below 0, or a version whose log is gone, all files came.
+            The files with events that came or went, all files of the newest version, and that
+            version. With `since` below 0, or a version whose log is gone, all files came. Files
+            that a compaction wrote are among them only if it merged one that came.
         """
         table = self._table()
         now, version = _files(table, self.path, campus), table.version()
@@ -133,6 +138,9 @@ class EventLake:
             return [], now, version
         if since < 0 or since > version:
             return now, now, version
+        paths = changed_paths(self.path / "_delta_log", since, version)
+        if paths is not None:
+            return [f for f in now if _relative(f.path, self.path) in paths], now, version
         try:
             before = _files(self._table(since), self.path, campus)
         except UnavailableError:
@@ -140,6 +148,46 @@ class EventLake:
         old, new = {f.path for f in before}, {f.path for f in now}
         changed = [f for f in now if f.path not in old] + [f for f in before if f.path not in new]
         return changed, now, version
+
+    def folder(self, campus: str) -> Path:
+        """Where the data files of `campus` are."""
+        return self.path / f"campus={campus}"
+
+    def replace(self, campus: str, old: list[LakeFile], new: list[Path]) -> bool:
+        """Put files into the place of others that hold the same events, which changes no data.
+
+        Args:
+            campus: slug of the campus they belong to.
+            old: files of the lake.
+            new: in the campus's folder; deleted where this is not done.
+
+        Returns:
+            Whether it was done; if not, somebody else has replaced files of this campus.
+
+        Raises:
+            ConflictError: the numbers of events differ, so nothing was done.
+        """
+        added = [_moved(path, self.path, campus) for path in new]
+        events = sum(json.loads(action.stats)["numRecords"] for action in added)
+        if events != sum(file.rows for file in old):
+            raise ConflictError(
+                f"{sum(file.rows for file in old):,} events became {events:,} when their files "
+                "were merged",
+                where=f"event lake, campus {campus}",
+                next_step="Nothing was changed. Look for damaged files and a full disk.",
+            )
+        table = self._table()
+        named = {file.path for file in _files(table, self.path, campus)}
+        try:
+            if all(file.path in named for file in old):
+                _swap(table, self.path, campus, old, added)
+                return True
+        except CommitFailedError as error:
+            if not _lost_race(error):
+                raise
+        for path in new:
+            path.unlink(missing_ok=True)
+        return False
 
     def append(
         self, staged: Path, campus: str, progress: ProgressReporter | None = None
@@ -328,6 +376,13 @@ def _write_new(
         path.unlink()
         return None
     _flush_to_disk(path)
+    return _added(path, root, campus, rows, first_at, last_at)
+
+
+def _added(
+    path: Path, root: Path, campus: str, rows: int, first_at: datetime, last_at: datetime
+) -> AddAction:
+    """A file that a commit adds."""
     stats = {
         "numRecords": rows,
         "minValues": {"occurred_at": first_at.strftime(_STATS_TIME)},
@@ -342,6 +397,52 @@ def _write_new(
         data_change=True,
         stats=json.dumps(stats),
     )
+
+
+def _moved(path: Path, root: Path, campus: str) -> AddAction:
+    """A file, one event or more, that a commit adds with events which the lake holds already."""
+    _flush_to_disk(path)
+    metadata = pq.read_metadata(path)
+    column = metadata.schema.names.index("occurred_at")
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    found = [group.column(column).statistics for group in groups]
+    times = [t for f in found if f is not None for t in (f.min, f.max) if t is not None]
+    assert len(times) == 2 * len(groups)  # noqa: S101 - the engine always writes them
+    first_at, last_at = min(times), max(times)
+    added = _added(path, root, campus, metadata.num_rows, first_at, last_at)
+    return replace(added, data_change=False)
+
+
+def _swap(
+    table: DeltaTable, root: Path, campus: str, old: list[LakeFile], added: list[AddAction]
+) -> None:
+    """Commit that files are in the place of others."""
+    now_ms = int(time.time() * 1000)
+    removed = [
+        RemoveAction(
+            _relative(file.path, root),
+            data_change=False,
+            deletion_timestamp=now_ms,
+            size=file.size_bytes,
+            partition_values={"campus": campus},
+        )
+        for file in old
+    ]
+    # A fence of its own: appends need not wait for compactions, nor these for them.
+    fence = f"compaction/{campus}"
+    turn = Transaction(fence, (table.transaction_version(fence) or 0) + 1)
+    table.create_write_transaction(
+        [*added, *removed],
+        mode="append",
+        schema=EVENT_SCHEMA,
+        partition_by=PARTITION_COLUMNS,
+        commit_properties=CommitProperties(app_transactions=[turn]),
+    )
+
+
+def _relative(path: str, root: Path) -> str:
+    """A file's path as commits name it."""
+    return str(Path(path).relative_to(root))
 
 
 def _is_as_stored(staged: Path) -> bool:

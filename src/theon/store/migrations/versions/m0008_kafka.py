@@ -64,9 +64,6 @@ MORE = """
 CREATE INDEX kafka_gaps_found ON theon.kafka_gaps (found_at);
 ALTER TABLE theon.kafka_offsets SET (fillfactor = 50);
 ALTER TABLE theon.kafka_consumers SET (fillfactor = 50);
--- The check of each row took a third of the time of registering ids. The door is the only writer, it
--- takes the id from the campus's own row, and no campus is ever deleted.
-ALTER TABLE theon.event_ids DROP CONSTRAINT event_ids_campus_id_fkey;
 COMMENT ON COLUMN theon.kafka_offsets.topic_id IS 'by the broker: another one is another topic';
 COMMENT ON COLUMN theon.kafka_offsets.generation IS
     'how often the topic was made anew: its offsets began again then';

@@ -1,0 +1,179 @@
+"""How long after an event was accepted the stream tells it: the whole of `theon serve`.
+
+`python -m bench.live_work TASK EVENTS` prints one line of JSON as `bench.work` does. A campus with
+eight weeks of history is served; for a minute a client sends a thousand events a second, and
+another listens. An event is told when the figures of the stream count it. EVENTS of the present
+hour are there before the minute begins.
+"""
+
+import http.client
+import json
+import os
+import sys
+import threading
+import time
+from bisect import bisect_left
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from websockets.sync.client import ClientConnection, connect
+
+from bench import data
+from bench.http_work import NDJSON, serving
+from bench.work import ROW_SCHEMA, Result, timed
+from theon.bootstrap import Theon
+from theon.intake.pipeline import ingest
+from theon.metrics.refresh import refresh
+from theon.simulation.files import write_logstore
+
+RATE_PER_S = 1_000
+BATCH = 50
+MINUTE_S = float(os.environ.get("BENCH_LIVE_S", "60"))
+HISTORY_EVENTS = 500_000
+WEEKS = 8
+LEARNERS, COURSES = 690, 18  # as in the history
+LAST_WAIT_S = 30.0
+
+
+def _prepare(held: int, theon: Theon, folder: Path) -> None:
+    """Give the campus its history, and `held` events in the present hour."""
+    log = folder / "log.csv"
+    today = datetime.now(UTC).date()
+    until = today - timedelta(days=today.isoweekday())  # the last Sunday
+    write_logstore(log, events=HISTORY_EVENTS, until=until, weeks=WEEKS)
+    ingest(
+        theon.store, theon.lake, theon.settings, location=str(log), format="moodle-logstore",
+        campus=data.CAMPUS,
+    )  # fmt: skip
+    if held:
+        theon.lake.append(_of_this_hour(folder, held), data.CAMPUS)
+    refresh(theon.store, theon.lake, theon.settings)
+
+
+def _of_this_hour(folder: Path, count: int) -> Path:
+    """A staged file of events from the beginning of the present hour until now."""
+    now = datetime.now(UTC)
+    begin = now.replace(minute=0, second=0, microsecond=0)
+    step = max((now - begin) / count, timedelta(microseconds=1))
+    columns: dict[str, Any] = {field.name: pa.nulls(count, field.type) for field in ROW_SCHEMA}
+    columns |= {
+        "event_id": pa.array([f"held-{n}" for n in range(count)], pa.string()),
+        "source": pa.array(["http:bench"] * count, pa.string()),
+        "occurred_at": pa.array(
+            [begin + step * n for n in range(count)], ROW_SCHEMA.field("occurred_at").type
+        ),
+        "user_id": pa.array([str(n * 7 % LEARNERS + 100) for n in range(count)], pa.string()),
+        "course_id": pa.array([str(n % COURSES + 2) for n in range(count)], pa.string()),
+        "event_name": pa.array(["\\core\\event\\course_viewed"] * count, pa.string()),
+        "component": pa.array(["core"] * count, pa.string()),
+        "action": pa.array(["viewed"] * count, pa.string()),
+        "target": pa.array(["course"] * count, pa.string()),
+        "origin": pa.array(["web"] * count, pa.string()),
+    }
+    path = folder / "held.parquet"
+    pq.write_table(pa.table(columns, schema=ROW_SCHEMA), path, compression="zstd")
+    return path
+
+
+class Sender(threading.Thread):
+    """Sends at a steady rate; `accepted` says when how many were."""
+
+    def __init__(self, port: int, key: dict[str, str]) -> None:
+        super().__init__(name="sender")
+        self._port = port
+        self._headers = {**NDJSON, **key}
+        self.accepted: list[tuple[float, int]] = []
+        self.post_s: list[float] = []
+        self.failure: str | None = None
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port)
+        run = uuid4().hex[:8]
+        sent, begun = 0, time.monotonic()
+        while sent < RATE_PER_S * MINUTE_S:
+            time.sleep(max(0.0, begun + sent / RATE_PER_S - time.monotonic()))
+            body = b"\n".join(_event(run, n) for n in range(sent, sent + BATCH))
+            posted = time.monotonic()
+            connection.request("POST", "/api/v1/events", body, self._headers)
+            answer = connection.getresponse()
+            said = json.loads(answer.read())
+            if answer.status != 202 or said["accepted"] != BATCH:
+                self.failure = f"{answer.status}: {str(said)[:300]}"
+                return
+            sent += BATCH
+            now = time.monotonic()
+            self.accepted.append((now, sent))
+            self.post_s.append(now - posted)
+
+
+def _event(run: str, n: int) -> bytes:
+    event = {
+        "id": f"{run}-{n}",
+        "event_name": "\\core\\event\\course_viewed",
+        "occurred_at": datetime.now(UTC).isoformat(),
+        "user_id": str(n * 7 % LEARNERS + 100),
+        "course_id": str(n % COURSES + 2),
+        "component": "core",
+        "action": "viewed",
+        "target": "course",
+    }
+    return json.dumps(event).encode()
+
+
+def activity(held: int) -> Result:
+    """Accepted to told, in seconds, for every event of the minute."""
+    with serving(partial(_prepare, held)) as (port, key):
+        url = f"ws://127.0.0.1:{port}/api/v1/stream"
+        with connect(url, additional_headers=key, proxy=None, max_size=None) as socket:
+            return timed(lambda: _measure(socket, port, key))
+
+
+def _measure(socket: ClientConnection, port: int, key: dict[str, str]) -> Result:
+    before = _actions(json.loads(socket.recv(30)))
+    sender = Sender(port, key)
+    sender.start()
+    told: list[tuple[int, float]] = []
+    wanted = int(RATE_PER_S * MINUTE_S)
+    while (not told or told[-1][0] < wanted) and sender.failure is None:
+        message = json.loads(socket.recv(LAST_WAIT_S))
+        if message["type"] == "metrics":
+            told.append((_actions(message) - before, time.monotonic()))
+    sender.join()
+    assert sender.failure is None, sender.failure
+    counts = [count for count, _ in told]
+    assert counts == sorted(counts)
+    waits = sorted(
+        wait
+        for at, count in sender.accepted
+        for wait in [told[bisect_left(counts, count)][1] - at] * BATCH
+    )
+    posts = sorted(sender.post_s)
+    return {
+        "p50_s": round(waits[len(waits) // 2], 3),
+        "p95_s": round(waits[len(waits) * 95 // 100], 3),
+        "max_s": round(waits[-1], 3),
+        "pushes": len(told),
+        "post_p95_ms": round(posts[len(posts) * 95 // 100] * 1000, 1),
+        "took_s": round(sender.accepted[-1][0] - sender.accepted[0][0], 1),
+    }
+
+
+def _actions(message: dict[str, Any]) -> int:
+    return int(message["today"]["actions"])
+
+
+TASKS = {"activity": activity}
+
+
+def main() -> None:
+    task, events = sys.argv[1], int(sys.argv[2])
+    print(json.dumps(TASKS[task](events)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What intake does in the background, and when."""
+
+from dataclasses import dataclass
+
+from theon.jobs.kinds import JobContext, job
+from theon.jobs.schedules import Schedule
+from theon.lake.compaction import SETTLED_S, Compacted, compact, sweep
+from theon.lake.table import EventLake
+
+
+@dataclass(frozen=True)
+class CompactLake:
+    """Arguments of `lake.compact`: none but the job's campus."""
+
+
+@job(
+    "lake.compact",
+    queue="system",
+    category="system",
+    timeout_s=1800,
+    memory_mb=1536,
+)
+def compact_lake(ctx: JobContext, args: CompactLake) -> Compacted:
+    """Merge the campus's small files of the lake, and delete those merged a day ago."""
+    return run_compaction(ctx, args)
+
+
+def run_compaction(ctx: JobContext, _args: CompactLake) -> Compacted:
+    """Merge what has been in the lake for hours, and delete what a compaction left a day ago."""
+    lake = EventLake(ctx.settings)
+    done = compact(lake, ctx.settings, ctx.campus, older_than_s=SETTLED_S)
+    deleted = sweep(lake, ctx.campus)
+    ctx.log("compacted", merged=done.merged, written=done.written, deleted=deleted)
+    return done
+
+
+JOBS = (compact_lake,)
+
+SCHEDULES = (
+    Schedule(
+        name="lake.hourly",
+        kind="lake.compact",
+        cron="40 * * * *",
+        per_campus=True,
+        priority="background",
+        summary="Small files of accepted events become few large ones.",
+    ),
+)

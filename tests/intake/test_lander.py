@@ -1,0 +1,90 @@
+"""Accepted events land while more keep coming, and their files stay few."""
+
+import time
+
+import pytest
+from arriving import arrival
+
+from theon import pipeline
+from theon.intake.door import accept
+from theon.intake.journal import LANDING_EVENTS
+from theon.intake.landing import Landed
+from theon.lake.table import EventLake
+from theon.metrics.catalog import load_catalog
+from theon.metrics.export import published_rows
+from theon.pipeline import LANDINGS_TO_MERGE, Lander, land_all
+from theon.roster.campuses import get_campus
+from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+NOW = int(time.time()) - 60
+
+
+def send(store: Store, slug: str, event_id: str) -> None:
+    campus = get_campus(store, slug)
+    with store.transaction(Scope(slug)) as conn:
+        accept(conn, campus, "http:test", arrival([{"id": event_id, "at": NOW}]))
+
+
+def test_a_landing_ends_although_events_keep_coming(
+    store: Store, lake: EventLake, settings: Settings, lincoln: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Else no metric would move for as long as a steady stream lasts."""
+    landings = 0
+
+    def endless(*_: object) -> Landed:
+        nonlocal landings
+        landings += 1
+        return Landed(1, 500, 0, 1)
+
+    send(store, lincoln, "a")
+    monkeypatch.setattr(pipeline, "land", endless)
+    assert land_all(store, lake, settings) == {lincoln: 500}
+    assert landings == 1
+
+
+def test_a_long_journal_lands_whole(
+    store: Store, lake: EventLake, settings: Settings, lincoln: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    full = Landed(1, LANDING_EVENTS - 1, 1, 1)
+    rest = [full, full, Landed(1, 10, 0, 1), full]
+    send(store, lincoln, "a")
+    monkeypatch.setattr(pipeline, "land", lambda *_: rest.pop(0))
+    assert land_all(store, lake, settings) == {lincoln: 2 * (LANDING_EVENTS - 1) + 10}
+    assert rest == [full]
+
+
+def test_a_lander_moves_metrics_and_keeps_the_files_few(
+    store: Store, lake: EventLake, settings: Settings, lincoln: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(pipeline, "ROUND_S", 0.01)
+    monkeypatch.setattr(pipeline, "LANDINGS_TO_MERGE", 4)
+    assert LANDINGS_TO_MERGE > 4
+    lander = Lander(store, lake, settings)
+    lander.start()
+    try:
+        for number in range(9):
+            send(store, lincoln, f"{number}")
+            until_s = time.monotonic() + 60
+            while actions(store, lincoln) < number + 1:
+                assert time.monotonic() < until_s
+                time.sleep(0.02)
+    finally:
+        lander.stop()
+        lander.join(60)
+    assert actions(store, lincoln) == 9
+    assert sum(file.rows for file in lake.files(lincoln)) == 9
+    assert len(lake.files(lincoln)) < 9
+
+
+def actions(store: Store, slug: str) -> int:
+    with store.transaction(Scope(slug)) as conn:
+        found = conn.exec_driver_sql("SELECT to_regclass('metrics.user_day')").scalar_one()
+    if found is None:
+        return 0
+    rows = published_rows(store, load_catalog()["user_day"], Scope(slug)).to_pylist()
+    return sum(int(row["total_actions"]) for row in rows)
