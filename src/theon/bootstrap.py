@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from theon.errors import InputError, UnavailableError
+from theon.intake import delivery_jobs
 from theon.jobs import upkeep
 from theon.jobs.kinds import Kinds
 from theon.jobs.schedules import Schedule
@@ -70,9 +71,9 @@ def open_theon(settings: Settings) -> Theon:
 
 def job_kinds() -> Kinds:
     """Every kind of job that this installation has code for; workers' processes call it."""
-    return Kinds([*metrics_jobs.JOBS, *upkeep.JOBS])
+    return Kinds([*metrics_jobs.JOBS, *delivery_jobs.JOBS, *upkeep.JOBS])
 
 
 def job_schedules() -> tuple[Schedule, ...]:
     """Every schedule, declared beside what it runs."""
-    return (*metrics_jobs.SCHEDULES, *upkeep.SCHEDULES)
+    return (*metrics_jobs.SCHEDULES, *delivery_jobs.SCHEDULES, *upkeep.SCHEDULES)
