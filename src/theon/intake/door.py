@@ -25,7 +25,9 @@ from theon.intake.journal import write_journal
 from theon.roster.campuses import Campus
 
 
-def accept(conn: Connection, campus: Campus, source: str, arrival: Arrival) -> Receipt:
+def accept(
+    conn: Connection, campus: Campus, source: str, arrival: Arrival, *, letters: bool = True
+) -> Receipt:
     """Take in what arrived, in the caller's transaction.
 
     Args:
@@ -33,6 +35,7 @@ def accept(conn: Connection, campus: Campus, source: str, arrival: Arrival) -> R
         campus: whose events they are.
         source: their sender, by a name that people know and that does not change.
         arrival: what arrived.
+        letters: whether what is refused becomes dead letters; not where it is one already.
 
     Returns:
         What became of each.
@@ -51,7 +54,9 @@ def accept(conn: Connection, campus: Campus, source: str, arrival: Arrival) -> R
     if new.num_rows:
         events = new.select([field.name for field in EVENT_COLUMNS])
         write_journal(conn, campus.id, campus.slug, source, batch, events)
-    kept = keep_letters(conn, campus.id, source, arrival, refused) if refused.num_rows else 0
+    kept = 0
+    if letters and refused.num_rows:
+        kept = keep_letters(conn, campus.id, source, arrival, refused)
     record_delivery(
         conn,
         campus.id,
