@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pyarrow as pa
-from arriving import DEFAULTS, arrival
+from tests.intake.arriving import DEFAULTS, arrival
 
 from theon.errors import InputError
 from theon.intake.arrivals import REFUSED_SCHEMA, Arrival

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from theon.errors import ConflictError, InputError
+from theon.errors import ConflictError, InputError, MissingError
 
 MOODLE_IDS, KAFKA_OFFSETS, SILENCE = "moodle_ids", "kafka_offsets", "silence"
 KINDS = (MOODLE_IDS, KAFKA_OFFSETS, SILENCE)
@@ -68,7 +68,7 @@ class KeptGap:
     ended_by: str | None
 
 
-class NoSuchGapError(InputError):
+class NoSuchGapError(MissingError):
     """There is no gap of this number in the scope."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from theon.errors import InputError
+from theon.errors import MissingError
 from theon.jobs.context import clean
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -109,7 +109,7 @@ class LetterGroup:
     newest_id: int
 
 
-class NoSuchLetterError(InputError):
+class NoSuchLetterError(MissingError):
     """There is no dead letter of this number in the scope."""
 
 

@@ -193,8 +193,8 @@ def _try_group(conn: Connection, read: Reader, letters: Sequence[Any], mend: Men
             fit.append((letter, mend.apply(before)))
         except UnfitMendError as error:
             shown = readable(before)[0]
-            reason = f"the mend does not fit: {error.what}"
-            found[letter.id] = Tried(letter.id, REFUSED, reason, None, False, shown, shown)
+            unfit = f"the mend does not fit: {error.what}"
+            found[letter.id] = Tried(letter.id, REFUSED, unfit, None, False, shown, shown)
     was_read = True
     if fit:
         first = fit[0][0]
@@ -218,11 +218,12 @@ def _try_group(conn: Connection, read: Reader, letters: Sequence[Any], mend: Men
             outcome = DUPLICATE if ordinal in duplicates else ACCEPTED
             if ordinal in reasons:
                 outcome = REFUSED
-            why = reasons.get(ordinal, (None, None))
+            reason, detail = reasons.get(ordinal, (None, None))
             found[letter.id] = Tried(
                 letter.id,
                 outcome,
-                *why,
+                reason,
+                detail,
                 was_read=was_read,
                 before=readable(letter.original)[0],
                 after=readable(copy)[0],
