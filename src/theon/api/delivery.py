@@ -47,7 +47,7 @@ class DeliveryRoom:
     read: Reader
 
 
-def add_delivery_api(app: FastAPI, store: Store, read: Reader) -> None:
+def add_delivery_api(app: FastAPI, store: Store, read: Reader = replay.read_mapped) -> None:
     """Put the routes onto `app`, which `add_sign_in` and `add_jobs_api` have been given as well.
 
     Args:

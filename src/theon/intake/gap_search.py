@@ -17,7 +17,7 @@ from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-THEON = "Theon"
+THEON, RECONCILE = "Theon", "reconcile"
 # A source that has not sent for longer is not waited for any more.
 WAITED_DAYS = 28
 MOST_OPEN = 100_000
@@ -127,19 +127,13 @@ def _look_for_holes(
     """New gaps, and how many were filled since; nothing is read while the lake is the same."""
     position = _position([file.path for file in lake.files(campus.slug)])
     with store.transaction(Scope(campus.slug)) as conn:
-        seen = conn.execute(
-            text(
-                "SELECT position FROM theon.delivery_looks WHERE campus_id = :campus"
-                " AND kind = :kind"
-            ),
-            {"campus": campus.id, "kind": MOODLE_IDS},
-        ).scalar_one_or_none()
-        if seen == position:
+        if _looked_upto(conn, campus, MOODLE_IDS) == position:
             return [], 0
-        kept = _own_gaps(conn, campus)
+        kept = own_gaps(conn, campus)
+        reconciled = _looked_upto(conn, campus, RECONCILE) or 0
     told = [(gap.first_id or 0, gap.last_id or 0) for gap in kept if gap.state == "open"]
     holes = find_holes(lake, settings, campus.slug, told)
-    explained = [gap for gap in kept if gap.state == "accepted"]
+    explained = [gap for gap in kept if gap.state == "accepted" or gap.ended_by == RECONCILE]
     with store.transaction(Scope(campus.slug)) as conn:
         filled = set(holes.filled)
         came = [gap.id for gap in kept if (gap.first_id, gap.last_id) in filled]
@@ -147,26 +141,48 @@ def _look_for_holes(
         news = [
             gap
             for run in holes.told
-            if not _is_explained(run, explained) and notice(conn, campus.id, gap := as_gap(run))
+            if run.last > reconciled
+            and not _is_explained(run, explained)
+            and notice(conn, campus.id, gap := as_gap(run))
         ]
-        conn.execute(
-            text(
-                "INSERT INTO theon.delivery_looks AS l (campus_id, kind, position)"
-                " VALUES (:campus, :kind, :position) ON CONFLICT (campus_id, kind) DO UPDATE"
-                " SET position = excluded.position, looked_at = clock_timestamp()"
-            ),
-            {"campus": campus.id, "kind": MOODLE_IDS, "position": position},
-        )
+        _note_look(conn, campus, MOODLE_IDS, position)
     return news, ended
 
 
-def as_gap(run: Run) -> Gap:
-    """Missing ids as a gap."""
+def note_reconciled(conn: Connection, campus: Campus, upto: int) -> None:
+    """All log rows that the source has up to this id are in the lake, so other ids are holes."""
+    _note_look(conn, campus, RECONCILE, upto)
+
+
+def _looked_upto(conn: Connection, campus: Campus, kind: str) -> int | None:
+    found = conn.execute(
+        text(
+            "SELECT position FROM theon.delivery_looks WHERE campus_id = :campus AND kind = :kind"
+        ),
+        {"campus": campus.id, "kind": kind},
+    )
+    return found.scalar_one_or_none()
+
+
+def _note_look(conn: Connection, campus: Campus, kind: str, position: int) -> None:
+    conn.execute(
+        text(
+            "INSERT INTO theon.delivery_looks AS l (campus_id, kind, position)"
+            " VALUES (:campus, :kind, :position) ON CONFLICT (campus_id, kind) DO UPDATE"
+            " SET position = excluded.position, looked_at = clock_timestamp()"
+        ),
+        {"campus": campus.id, "kind": kind, "position": position},
+    )
+
+
+def as_gap(run: Run, words: str | None = None) -> Gap:
+    """Missing ids as a gap; `words` explain it, unless it is only a hole in the lake."""
     which = f"id {run.first}" if run.first == run.last else f"ids {run.first} to {run.last}"
     return Gap(
         MOODLE_IDS,
         MOODLE,
-        f"Moodle's log has no {which} here; theon intake reconcile tells whether the site has.",
+        words
+        or f"Moodle's log has no {which} here; theon intake reconcile tells whether the site has.",
         first_id=run.first,
         last_id=run.last,
         missing=run.missing,
@@ -175,13 +191,14 @@ def as_gap(run: Run) -> Gap:
     )
 
 
-def _own_gaps(conn: Connection, campus: Campus) -> list[KeptGap]:
+def own_gaps(conn: Connection, campus: Campus) -> list[KeptGap]:
+    """All gaps in Moodle's ids that were ever noticed of a campus itself."""
     gaps = list_gaps(conn, state=None, kind=MOODLE_IDS, limit=MOST_OPEN)
     return [gap for gap in gaps if gap.campus == campus.slug]
 
 
 def _is_explained(run: Run, accepted: Sequence[KeptGap]) -> bool:
-    """Whether a person, or the source, has said that nothing is missing there."""
+    """Whether a person, or a comparison with the source, has said that all is there."""
     return any(
         (gap.first_id or 0) <= run.first and run.last <= (gap.last_id or 0) for gap in accepted
     )

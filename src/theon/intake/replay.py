@@ -23,6 +23,7 @@ from theon.intake.letters import (
     waiting_ids,
     write_changes,
 )
+from theon.intake.mapped import read_arrival
 from theon.intake.mends import Mend, UnfitMendError
 from theon.jobs.context import clean
 from theon.roster.campuses import Campus
@@ -94,6 +95,11 @@ class Totals:
             if one.outcome == REFUSED:
                 reason = one.reason or ""
                 self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+
+def read_mapped(mapping: str, originals: "pa.Array[Any]", ids: "pa.Array[Any]") -> Arrival:
+    """Read by the mappings that Theon ships with; see `Reader`."""
+    return read_arrival(originals, mapping, default_ids=ids)
 
 
 def replay(
