@@ -76,10 +76,14 @@ def exit_statuses() -> list[tuple[int, str]]:
         (0, "All is done."),
         (
             errors.TheonError.exit_status,
-            "`theon metrics verify` found a difference, `theon doctor` a failed check; or any "
-            "failure that is none of those below.",
+            "`theon metrics verify` found a difference, `theon intake reconcile` something "
+            "missing, `theon doctor` a failed check; or any failure that is none of those below.",
         ),
-        (EXIT_WITH_REJECTS, "Ingested, but rows were rejected or the source ended early."),
+        (
+            EXIT_WITH_REJECTS,
+            "Ingested, reconciled or replayed, but something was rejected, or the source ended "
+            "early.",
+        ),
         (130, "Ctrl-C. The message says what is kept."),
         (143, "Asked to end (SIGTERM). The message says what is kept."),
     ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from theon.errors import InputError, UnavailableError
+from theon.intake import delivery_jobs
 from theon.intake import jobs as intake_jobs
 from theon.jobs import upkeep
 from theon.jobs.kinds import Kinds
@@ -79,9 +80,10 @@ def open_theon(settings: Settings) -> Theon:
 
 def job_kinds() -> Kinds:
     """Every kind of job that this installation has code for; workers' processes call it."""
-    return Kinds([*metrics_jobs.JOBS, *intake_jobs.JOBS, *upkeep.JOBS])
+    return Kinds([*metrics_jobs.JOBS, *intake_jobs.JOBS, *delivery_jobs.JOBS, *upkeep.JOBS])
 
 
 def job_schedules() -> tuple[Schedule, ...]:
     """Every schedule, declared beside what it runs."""
-    return (*metrics_jobs.SCHEDULES, *intake_jobs.SCHEDULES, *upkeep.SCHEDULES)
+    rooms = (metrics_jobs, intake_jobs, delivery_jobs, upkeep)
+    return tuple(schedule for room in rooms for schedule in room.SCHEDULES)

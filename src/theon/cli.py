@@ -15,6 +15,7 @@ from theon.cli_access import account_app, key_app
 from theon.cli_common import open_theon
 from theon.cli_demo import demo
 from theon.cli_ingest import ingest
+from theon.cli_intake import intake_app
 from theon.cli_jobs import jobs_app, schedules_app
 from theon.cli_kafka import kafka_app
 from theon.cli_metrics import metrics_app
@@ -24,6 +25,8 @@ from theon.errors import TheonError
 KEPT = {
     "ingest": "Stopped. Events of finished batches are kept; run the same command again and it "
     "goes on, counting nothing twice.",
+    "intake": "Stopped. What was read or replayed so far is kept; run the same command again and "
+    "it goes on.",
     "metrics": "Stopped. The metrics are as they were before; run the same command again.",
     "demo": "Stopped. What was computed so far is kept; run `theon demo` again to go on.",
     "jobs": "Stopped. Jobs that were enqueued stay so; `theon jobs list` shows them.",
@@ -75,6 +78,7 @@ app = typer.Typer(
 )
 campus_app = _subcommands("Campuses: the schools whose events are counted.")
 app.add_typer(campus_app, name="campus")
+app.add_typer(intake_app, name="intake")
 app.add_typer(metrics_app, name="metrics")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(schedules_app, name="schedules")

@@ -9,6 +9,7 @@ import uvicorn
 from theon.access.requests import Access
 from theon.access.welcome import first_link
 from theon.api.app import create_app
+from theon.api.delivery import add_delivery_api
 from theon.api.events import add_events_api
 from theon.api.jobs_app import add_jobs_api
 from theon.api.live import add_live_api
@@ -39,6 +40,7 @@ def serve_pages(theon: Theon) -> None:
     add_sign_in_pages(app)
     background = Background(theon)
     add_jobs_api(app, theon.store, background.kinds, background.scheduler)
+    add_delivery_api(app, theon.store)
     events = add_events_api(app, theon.store, theon.settings)
     hub = LiveHub(theon.store)
     add_live_api(app, hub)

@@ -29,6 +29,10 @@ class InputError(TheonError):
     exit_status = 2
 
 
+class MissingError(InputError):
+    """What was asked for by its number or name is not there, or not in the caller's scope."""
+
+
 class UnavailableError(TheonError):
     """Something Theon depends on is not there: a database, a file system."""
 

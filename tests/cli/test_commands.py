@@ -34,6 +34,9 @@ def test_every_command_says_what_it_does_with_an_example():
         "schedules list", "schedules run", "schedules pause", "schedules resume",
         "account add", "account list", "account password", "account shut",
         "key add", "key list", "key revoke",
+        "intake status", "intake gaps", "intake accept-gap", "intake reconcile",
+        "intake dead-letters list", "intake dead-letters show", "intake dead-letters replay",
+        "intake dead-letters discard",
     }  # fmt: skip
     for name, command in found.items():
         assert f"theon {name}" in command.help.split("Example:", 1)[1], name

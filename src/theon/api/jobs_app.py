@@ -20,7 +20,7 @@ from theon.store.engine import Store
 PREFIX = "/api/v1"
 FAULTS_NAMED = 10
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
+PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": what}
     for status, what in {
         400: "the input cannot be used",
@@ -51,7 +51,7 @@ def add_jobs_api(app: FastAPI, store: Store, kinds: Kinds, scheduler: Scheduler)
         jobs_live.router, jobs_actions.router, jobs.router, queues.router, schedules.router,
         workers.router,
     ):  # fmt: skip
-        app.include_router(router, responses=_PROBLEMS)
+        app.include_router(router, responses=PROBLEMS)
 
 
 def end_streams(app: FastAPI) -> None:

@@ -15,10 +15,9 @@ from theon.access.principals import Principal
 from theon.access.requests import Refusal, refusal, require
 from theon.access.roles import Permission
 from theon.api.jobs_watcher import Watcher
-from theon.errors import ConflictError, TheonError
+from theon.errors import ConflictError, MissingError, TheonError
 from theon.jobs.context import clean
 from theon.jobs.kinds import Kinds
-from theon.jobs.query import NoSuchJobError
 from theon.jobs.schedules import Scheduler
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -93,7 +92,7 @@ def refusing() -> Iterator[None]:
     """Make answers of the errors that a person can do something about.
 
     Raises:
-        Refusal: 404 no such job, 409 somebody else changed the same, 400 other input, 403, 503
+        Refusal: 404 no such thing, 409 somebody else changed the same, 400 other input, 403, 503
             the database is away, busy or took too long.
     """
     try:
@@ -114,7 +113,7 @@ def refusing() -> Iterator[None]:
 def refuse(error: TheonError) -> Refusal:
     """An error for a person as an answer, in whole characters."""
     found = refusal(error)
-    if isinstance(error, NoSuchJobError):
+    if isinstance(error, MissingError):
         found.status = 404
     elif isinstance(error, ConflictError):
         found.status = 409

@@ -26,7 +26,9 @@ from theon.outcomes.observer import observe
 from theon.roster.campuses import Campus
 
 
-def accept(conn: Connection, campus: Campus, source: str, arrival: Arrival) -> Receipt:
+def accept(
+    conn: Connection, campus: Campus, source: str, arrival: Arrival, *, letters: bool = True
+) -> Receipt:
     """Take in what arrived, in the caller's transaction.
 
     Args:
@@ -34,6 +36,7 @@ def accept(conn: Connection, campus: Campus, source: str, arrival: Arrival) -> R
         campus: whose events they are.
         source: their sender, by a name that people know and that does not change.
         arrival: what arrived.
+        letters: whether what is refused becomes dead letters; not where it is one already.
 
     Returns:
         What became of each.
@@ -53,7 +56,9 @@ def accept(conn: Connection, campus: Campus, source: str, arrival: Arrival) -> R
         events = new.select([field.name for field in EVENT_COLUMNS])
         observe(conn, campus.id, campus.timezone, events)
         write_journal(conn, campus.id, campus.slug, source, batch, events)
-    kept = keep_letters(conn, campus.id, source, arrival, refused) if refused.num_rows else 0
+    kept = 0
+    if letters and refused.num_rows:
+        kept = keep_letters(conn, campus.id, source, arrival, refused)
     record_delivery(
         conn,
         campus.id,

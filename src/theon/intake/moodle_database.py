@@ -5,7 +5,7 @@ roads give the same events. The cursor moves when the chunk is in the lake; a cr
 the two reads the chunk once more and finds it known.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +51,7 @@ def stage_database(
     prefix: str | None = None,
     progress: ProgressReporter | None = None,
     chunk_rows: int = CHUNK_ROWS,
+    only: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[Staged]:
     """Read what is new in a Moodle database, chunk by chunk.
 
@@ -66,6 +67,8 @@ def stage_database(
         prefix: what the table names begin with; found out unless given.
         progress: gets a step per chunk.
         chunk_rows: log rows per chunk.
+        only: read these ranges of log ids, first and last inclusive, and nothing else; the cursor
+            stays where it is.
 
     Raises:
         InputError: no log table, another site than before, or no right to read.
@@ -78,23 +81,63 @@ def stage_database(
         site = source.setting(f"{start}config", "siteidentifier")
         cursor = _read_cursor(store, campus)
         _refuse_other_site(campus, cursor, site)
-        with reporter.step("Courses and people of Moodle", unit="tables") as step:
-            _bring_roster(source, start, workspace, store, campus)
-            step.advance(2)
-        known = source.columns(log)
-        columns = [name for name in (*NEEDED, *OPTIONAL) if name in known]
-        after = max(cursor.last_id - settings.moodle_reread_ids, 0)
-        while True:
-            with _stopped_after(after):
-                upto = source.chunk_end(log, after, chunk_rows)
-                if upto is None:
-                    return
-                file = workspace / f"log rows {after + 1} to {upto}.csv"
-                source.copy(log, columns, after, upto, file)
-            yield _stage_chunk(file, workspace, settings, reporter)
-            file.unlink()
-            after = upto
-            _move_cursor(store, campus, _Cursor(max(after, cursor.last_id), site))
+        if only is None:
+            with reporter.step("Courses and people of Moodle", unit="tables") as step:
+                _bring_roster(source, start, workspace, store, campus)
+                step.advance(2)
+        ranges: Sequence[tuple[int, int | None]] = only or [
+            (max(cursor.last_id - settings.moodle_reread_ids, 0) + 1, None)
+        ]
+        for first, last in ranges:
+            for upto, file in _chunks(source, log, first - 1, last, chunk_rows, workspace):
+                yield _stage_chunk(file, workspace, settings, reporter)
+                file.unlink()
+                if only is None:
+                    _move_cursor(store, campus, _Cursor(max(upto, cursor.last_id), site))
+
+
+def _chunks(
+    source: MoodleSource, log: str, after: int, last: int | None, rows: int, workspace: Path
+) -> Iterator[tuple[int, Path]]:
+    """Log rows after an id as files, each with the last id it reaches to."""
+    known = source.columns(log)
+    columns = [name for name in (*NEEDED, *OPTIONAL) if name in known]
+    while last is None or after < last:
+        with _stopped_after(after):
+            upto = source.chunk_end(log, after, rows)
+            if upto is None:
+                return
+            upto = upto if last is None else min(upto, last)
+            file = workspace / f"log rows {after + 1} to {upto}.csv"
+            source.copy(log, columns, after, upto, file)
+        yield upto, file
+        after = upto
+
+
+@dataclass(frozen=True)
+class Site:
+    """A Moodle site as a campus knows it.
+
+    Attributes:
+        log: name of its log table.
+        last_id: up to this log id it was read; 0 where it was not.
+    """
+
+    log: str
+    last_id: int
+
+
+def find_site(source: MoodleSource, store: Store, campus: Campus, prefix: str | None) -> Site:
+    """The log of the site that a campus was read from.
+
+    Raises:
+        InputError: no log table, or another site than before.
+    """
+    log = _log_table(source, prefix)
+    cursor = _read_cursor(store, campus)
+    site = source.setting(f"{log.removesuffix(LOG_TABLE)}config", "siteidentifier")
+    _refuse_other_site(campus, cursor, site)
+    return Site(log, cursor.last_id)
 
 
 def stage_database_outcomes(

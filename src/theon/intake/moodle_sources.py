@@ -67,6 +67,18 @@ class MoodleSource(Protocol):
         Of these only those whose column `since.column` is `since.value` or more, if given.
         """
 
+    def sums(
+        self, table: str, after: int, upto: int, width: int
+    ) -> list[tuple[int, int, int, int]]:
+        """What the ids with `after` < id <= `upto` add up to, per `width` of them.
+
+        Returns:
+            (id // width, rows, sum of id % width, sum of its squares) where there are rows.
+        """
+
+    def ids(self, table: str, after: int, upto: int) -> list[int]:
+        """The ids with `after` < id <= `upto`, in order."""
+
 
 @contextmanager
 def open_source(location: str) -> Iterator[MoodleSource]:
@@ -211,10 +223,31 @@ class PostgresSource:
         ):
             out.writelines(copy)
 
+    def sums(
+        self, table: str, after: int, upto: int, width: int
+    ) -> list[tuple[int, int, int, int]]:
+        """See `MoodleSource`."""
+        query = sql.SQL(
+            "SELECT id / {0}, count(*), sum(id %% {0})::bigint,"
+            " sum((id %% {0}) * (id %% {0}))::bigint"
+            " FROM {1} WHERE id > %s AND id <= %s GROUP BY 1 ORDER BY 1"
+        ).format(sql.Literal(width), sql.Identifier(table))
+        return [tuple(map(int, row)) for row in self._rows(query, [after, upto])]  # type: ignore[misc]
+
+    def ids(self, table: str, after: int, upto: int) -> list[int]:
+        """See `MoodleSource`."""
+        query = sql.SQL("SELECT id FROM {} WHERE id > %s AND id <= %s ORDER BY id")
+        return self._column(query.format(sql.Identifier(table)), [after, upto])
+
     def _column(self, query: LiteralString | sql.Composed, values: Sequence[object]) -> list[Any]:
+        return [row[0] for row in self._rows(query, values)]
+
+    def _rows(
+        self, query: LiteralString | sql.Composed, values: Sequence[object]
+    ) -> list[tuple[Any, ...]]:
         statement = sql.SQL(query) if isinstance(query, str) else query
         with self._conn.transaction(), self._conn.cursor() as cursor:
-            return [row[0] for row in cursor.execute(statement, values).fetchall()]
+            return cursor.execute(statement, values).fetchall()
 
 
 @contextmanager
@@ -312,6 +345,24 @@ class MysqlSource:
                 self._join(rows, fields, after, end, out)
                 after = end
 
+    def sums(
+        self, table: str, after: int, upto: int, width: int
+    ) -> list[tuple[int, int, int, int]]:
+        """See `MoodleSource`."""
+        rows = self._rows(
+            "SELECT id DIV %s, count(*), sum(id MOD %s), sum((id MOD %s) * (id MOD %s))"
+            f" FROM {_quoted(table)} WHERE id > %s AND id <= %s GROUP BY 1 ORDER BY 1",
+            [width] * 4 + [after, upto],
+        )
+        return [tuple(map(int, row)) for row in rows]  # type: ignore[misc]
+
+    def ids(self, table: str, after: int, upto: int) -> list[int]:
+        """See `MoodleSource`."""
+        return self._column(
+            f"SELECT id FROM {_quoted(table)} WHERE id > %s AND id <= %s ORDER BY id",
+            [after, upto],
+        )
+
     def _part_end(self, rows: str, after: int, upto: int, limit: int) -> int:
         (end,) = self._one(
             f"SELECT max(id) FROM (SELECT id FROM {rows} WHERE id > %s AND id <= %s "
@@ -362,9 +413,12 @@ class MysqlSource:
         return tuple(row or ())
 
     def _column(self, query: str, values: Sequence[object]) -> list[Any]:
+        return [row[0] for row in self._rows(query, values)]
+
+    def _rows(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         with self._read_only(), self._conn.cursor() as cursor:
             cursor.execute(query, values)
-            return [row[0] for row in cursor.fetchall()]
+            return list(cursor.fetchall())
 
 
 def _quoted(name: str) -> str:

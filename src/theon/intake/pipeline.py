@@ -3,8 +3,10 @@
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,6 +48,7 @@ def ingest(
     course: str | None = None,
     prefix: str | None = None,
     progress: ProgressReporter | None = None,
+    only: Sequence[tuple[int, int]] | None = None,
 ) -> IngestSummary:
     """Bring the events of a source into the lake; again, it counts nothing twice.
 
@@ -59,6 +62,7 @@ def ingest(
         course: of a report: the course it was downloaded for.
         prefix: of a database: what Moodle's table names begin with; found out unless given.
         progress: gets the steps.
+        only: of a database: these ranges of log ids, first and last inclusive.
 
     Returns:
         The counts, notes and rejects of this run.
@@ -79,7 +83,14 @@ def ingest(
         _workspace(settings, run.id) as workspace,
     ):
         for staged in _stages(
-            run, workspace, location, format, course=course, prefix=prefix, progress=reporter
+            run,
+            workspace,
+            location,
+            format,
+            course=course,
+            prefix=prefix,
+            progress=reporter,
+            only=only,
         ):
             reasons = count_reasons(staged, settings)
             added = lake.append(staged.path, owner.slug, reporter)
@@ -102,6 +113,59 @@ def _observe(store: Store, settings: Settings, campus: Campus, staged: Staged) -
         for batch in events:
             with store.transaction(Scope(campus.slug)) as conn:
                 observe(conn, campus.id, campus.timezone, pa.Table.from_batches([batch]))
+
+
+@dataclass(frozen=True)
+class FileCompared:
+    """A file beside the lake, in rows and events.
+
+    Attributes:
+        read: rows of the file.
+        known: events that the lake holds, and rows that the file repeats.
+        missing: events that the lake does not hold.
+        rejected: rows that cannot be read.
+    """
+
+    read: int
+    known: int
+    missing: int
+    rejected: int
+
+
+def compare_file(
+    store: Store,
+    lake: EventLake,
+    settings: Settings,
+    *,
+    location: str,
+    format: str,
+    campus: str,
+    course: str | None = None,
+    progress: ProgressReporter | None = None,
+) -> FileCompared:
+    """Read a file as `ingest` does, and count what the lake lacks; nothing is changed.
+
+    Raises:
+        InputError: as `ingest`.
+    """
+    _check_options(format, course)
+    owner = get_campus(store, campus)
+    reporter = progress or SilentProgress()
+    folder = settings.home_dir / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(store, settings, owner, format, without_password(location), id=0)  # of no book
+    read = known = missing = rejected = 0
+    with tempfile.TemporaryDirectory(prefix="compare-", dir=folder) as workspace:
+        for staged in _stages(
+            run, Path(workspace), location, format, course=course, prefix=None, progress=reporter
+        ):
+            new = lake.count_new(staged.path, owner.slug)
+            read += staged.read
+            known += staged.known + staged.rows - new
+            missing += new
+            rejected += staged.rejected
+            staged.path.unlink(missing_ok=True)
+    return FileCompared(read, known, missing, rejected)
 
 
 def _check_options(source_format: str, course: str | None) -> None:
@@ -129,6 +193,7 @@ def _stages(
     course: str | None,
     prefix: str | None,
     progress: ProgressReporter,
+    only: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[Staged]:
     """The batches of a source; each is in the lake when the next one is asked for."""
     settings, campus = run.settings, run.campus
@@ -147,11 +212,19 @@ def _stages(
         yield from stage_json(Path(location), source_format, workspace, progress)
     else:
         yield from stage_database(
-            location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
+            location,
+            workspace,
+            settings,
+            run.store,
+            campus,
+            prefix=prefix,
+            progress=progress,
+            only=only,
         )
-        yield from stage_database_outcomes(
-            location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
-        )
+        if only is None:  # of some ids of the log, the log alone is wanted
+            yield from stage_database_outcomes(
+                location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
+            )
 
 
 def count_reasons(staged: Staged, settings: Settings) -> dict[str, int]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
+from theon.intake.delivery import record_delivery
 from theon.intake.staged import REJECT_SCHEMA, Staged
 from theon.lake.table import AppendResult
 from theon.roster.campuses import Campus
@@ -19,6 +20,13 @@ from theon.store.engine import Store
 from theon.store.scope import Scope
 
 EXIT_WITH_REJECTS = 3
+# Why a row was rejected is known of those that are listed.
+UNLISTED = "not listed: too many of one batch"
+
+
+def delivery_source(source_format: str) -> str:
+    """What the delivery ledger calls files of a format, or databases read by it."""
+    return f"database:{source_format}" if source_format == "moodle-db" else f"file:{source_format}"
 
 
 def workspace_of(settings: Settings, run_id: int) -> Path:
@@ -65,6 +73,7 @@ class Run:
     store: Store
     settings: Settings
     campus: Campus
+    format: str
     location: str
     id: int
     read: int = 0
@@ -99,7 +108,7 @@ class Run:
                 ),
                 key,
             ).scalar_one()
-        return cls(store, settings, campus, location, int(number))
+        return cls(store, settings, campus, source_format, location, int(number))
 
     @property
     def rejects_file(self) -> Path:
@@ -107,7 +116,7 @@ class Run:
         return self.settings.home_dir / "rejects" / f"{self.id}.csv"
 
     def record(self, staged: Staged, added: AppendResult, reasons: dict[str, int]) -> None:
-        """Write down one batch that is in the lake."""
+        """Write down one batch that is in the lake, here and in the delivery ledger."""
         self.read += staged.read
         self.new += added.new
         self.known += added.known + staged.known
@@ -119,13 +128,28 @@ class Run:
         if unlisted:
             self.notes.append(f"{unlisted} more rejected rows are counted but not listed.")
         self._list_rejects(staged.rejects)
-        self._write("running")
+        refused = Counter(map(str, staged.rejects["reason"].to_pylist()))
+        if unlisted:
+            refused[UNLISTED] = unlisted
+        with self.store.transaction(Scope(self.campus.slug)) as conn:
+            self._write(conn, "running")
+            record_delivery(
+                conn,
+                self.campus.id,
+                delivery_source(self.format),
+                received=staged.read,
+                accepted=added.new,
+                duplicate=added.known + staged.known,
+                refused=refused,
+                dead_lettered=0,  # they are kept as rejects of this run
+            )
 
     def finish(self) -> IngestSummary:
         """Close the run."""
         bad = bool(self.rejected) or self.incomplete
         state = "completed_with_rejects" if bad else "completed"
-        self._write(state)
+        with self.store.transaction(Scope(self.campus.slug)) as conn:
+            self._write(conn, state)
         return IngestSummary(
             self.id,
             state,
@@ -140,31 +164,31 @@ class Run:
 
     def fail(self, state: str, error: str) -> None:
         """Close the run as `failed` or `interrupted`; what is in the lake stays there."""
-        self._write(state, error)
-
-    def _write(self, state: str, error: str | None = None) -> None:
         with self.store.transaction(Scope(self.campus.slug)) as conn:
-            conn.execute(
-                text(
-                    "UPDATE theon.intake_runs SET state = :state, error = :error, "
-                    "finished_at = CASE WHEN :state = 'running' THEN NULL ELSE now() END, "
-                    "rows_read = :read, events_new = :new, events_known = :known, "
-                    "rows_rejected = :rejected, reasons = CAST(:reasons AS jsonb), "
-                    "notes = CAST(:notes AS jsonb) WHERE campus_id = :campus AND id = :id"
-                ),
-                {
-                    "state": state,
-                    "error": error,
-                    "read": self.read,
-                    "new": self.new,
-                    "known": self.known,
-                    "rejected": self.rejected,
-                    "reasons": json.dumps(dict(self.reasons)),
-                    "notes": json.dumps(self.notes),
-                    "campus": self.campus.id,
-                    "id": self.id,
-                },
-            )
+            self._write(conn, state, error)
+
+    def _write(self, conn: Connection, state: str, error: str | None = None) -> None:
+        conn.execute(
+            text(
+                "UPDATE theon.intake_runs SET state = :state, error = :error, "
+                "finished_at = CASE WHEN :state = 'running' THEN NULL ELSE now() END, "
+                "rows_read = :read, events_new = :new, events_known = :known, "
+                "rows_rejected = :rejected, reasons = CAST(:reasons AS jsonb), "
+                "notes = CAST(:notes AS jsonb) WHERE campus_id = :campus AND id = :id"
+            ),
+            {
+                "state": state,
+                "error": error,
+                "read": self.read,
+                "new": self.new,
+                "known": self.known,
+                "rejected": self.rejected,
+                "reasons": json.dumps(dict(self.reasons)),
+                "notes": json.dumps(self.notes),
+                "campus": self.campus.id,
+                "id": self.id,
+            },
+        )
 
     def _list_rejects(self, rejects: pa.Table) -> None:
         if not rejects.num_rows:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from theon.errors import InputError
+from theon.errors import InputError, MissingError
 from theon.jobs.enqueue import PRIORITIES
 from theon.jobs.search import JobFilter, campus_ids, conditions
 from theon.jobs.states import State
@@ -35,7 +35,7 @@ _RARE_STATES = frozenset(
 _PRIORITY_WORDS = {number: word for word, number in PRIORITIES.items()}
 
 
-class NoSuchJobError(InputError):
+class NoSuchJobError(MissingError):
     """The scope has no job of this id."""
 
 

@@ -32,9 +32,8 @@ from theon.access.requests import (
     session_token,
 )
 from theon.access.roles import Permission
-from theon.errors import ConflictError, TheonError
+from theon.errors import ConflictError, MissingError, TheonError
 from theon.jobs.kinds import Kinds
-from theon.jobs.query import NoSuchJobError
 from theon.jobs.schedules import Scheduler
 from theon.store.engine import Store
 from theon.web.pages import ICON
@@ -144,7 +143,7 @@ async def in_thread(do: Callable[[], T]) -> T:
 
 def _page_refusal(error: TheonError) -> Refusal:
     found = refusal(error)
-    if isinstance(error, NoSuchJobError):
+    if isinstance(error, MissingError):
         found.status = 404
     elif isinstance(error, ConflictError):
         found.status = 409
