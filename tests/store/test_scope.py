@@ -69,6 +69,34 @@ ROWS = {
     "theon.kafka_consumers": "(id, campus_id, group_id, host, pid, state, partitions, messages,"
     " started_at) VALUES ('consumer ' || :c, :c, 'g', 'h', 1, 'listening', '{}', 0, now())",
     "theon.outbox": "(campus_id, type, data) VALUES (:c, 'AnalyticsUpdated', '{}')",
+    "theon.event_ids": "(campus_id, id_hash, content_hash, batch)"
+    " VALUES (:c, gen_random_uuid(), gen_random_uuid(), 1)",
+    "theon.event_journal": "(id, campus_id, source, events, first_at, last_at, rows)"
+    " VALUES (:c, :c, 's', 1, now(), now(), 'r')",
+    "theon.landings": "(campus_id) VALUES (:c)",
+    "theon.delivery_counts": "(campus_id, source, hour, last_at)"
+    " VALUES (:c, 's', date_trunc('hour', now()), now())",
+    "theon.delivery_reasons": "(campus_id, source, hour, reason, events)"
+    " SELECT :c, source, hour, 'r', 1 FROM theon.delivery_counts WHERE campus_id = :c",
+    "theon.dead_letters": "(campus_id, source, format, stage, reason, original)"
+    " VALUES (:c, 's', 'native', 'g', 'r', 'o')",
+    "theon.dead_letter_changes": "(campus_id, letter_id, actor, action, outcome)"
+    " SELECT :c, id, 'a', 'discard', 'discarded' FROM theon.dead_letters WHERE campus_id = :c",
+    "theon.delivery_gaps": "(campus_id, kind, source, explanation)"
+    " VALUES (:c, 'silence', 's', 'e')",
+    "theon.delivery_looks": "(campus_id, kind, position) VALUES (:c, 'moodle_ids', 1)",
+    "theon.lrs_statements": "(campus_id, id, stored, fingerprint, voiding, size_bytes, statement)"
+    " VALUES (:c, gen_random_uuid(), now(), sha256('s'), false, 1, '{}')",
+    "theon.lrs_keys": "(campus_id, key, stored, own)"
+    " SELECT :c, id, stored, true FROM theon.lrs_statements WHERE campus_id = :c",
+    "theon.lrs_attachments": "(campus_id, sha2, content_type, content) VALUES (:c, 's', 't', 'c')",
+    "theon.lrs_activities": "(campus_id, id_hash, id, definition)"
+    " VALUES (:c, gen_random_uuid(), 'i', '{}')",
+    "theon.lrs_names": "(campus_id, agent, name_hash, name)"
+    " VALUES (:c, gen_random_uuid(), gen_random_uuid(), 'n')",
+    "theon.lrs_documents": "(campus_id, place, registration, id_hash, id, content_type, content,"
+    " etag, updated_at) VALUES (:c, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'i',"
+    " 't', 'c', 'e', now())",
     "metrics.made_later": "(campus_id, value) VALUES (:c, 1)",
 }
 
