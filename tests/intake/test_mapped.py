@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from theon.intake import mapped as mapped_module
 from theon.intake.arrivals import ARRIVAL_SCHEMA, REFUSED_SCHEMA
 from theon.intake.mapped import map_lines, read_arrival
 from theon.intake.mapping import native_schema
@@ -160,3 +161,15 @@ def test_the_published_schema_names_every_field():
     assert schema["required"] == ["id", "event_name", "occurred_at"]
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) >= {"user_id", "course_id", "other", "origin"}
+
+
+def test_lines_that_were_mapped_leave_no_memory_behind():
+    lines = pa.array([line(id=f"e{n}", other={"a": "x" * 2000}) for n in range(2000)])
+    for _ in range(12):
+        assert read_arrival(lines, "native").events.num_rows == 2000
+    [(held,)] = (
+        mapped_module._engine()
+        .sql("SELECT sum(memory_usage_bytes) FROM duckdb_memory()")
+        .fetchall()
+    )
+    assert held < 4 * mapped_module.HELD_BYTES

@@ -185,7 +185,7 @@ def test_no_staged_file_is_left_behind(take: Take, log: Path, lake: EventLake) -
 
 def test_an_unknown_campus_or_format_is_refused(take: Take, log: Path) -> None:
     with pytest.raises(InputError, match="no format"):
-        take(log, "scorm")
+        take(log, "csv")
     with pytest.raises(InputError, match="belongs to a report"):
         take(log, "moodle-logstore", course="6")
 

@@ -14,6 +14,8 @@ from theon.intake.mapping import load_mapping
 from theon.intake.mapping_checks import AHEAD_S
 from theon.lake.engine import open_scratch
 
+HELD_BYTES = 8 << 20  # of lines that were mapped, until their memory is given back
+
 _OWN = threading.local()
 _LINE, _DEFAULT_ID = "line", "default_id"
 
@@ -112,6 +114,11 @@ def _run(
         return found
     finally:
         engine.execute("TRUNCATE lines_")
+        # What was truncated stays in memory until then.
+        _OWN.held_bytes += lines.nbytes
+        if _OWN.held_bytes > HELD_BYTES:
+            engine.execute("CHECKPOINT")
+            _OWN.held_bytes = 0
 
 
 def _events(found: pa.Table) -> pa.Table:
@@ -167,6 +174,7 @@ def _engine() -> duckdb.DuckDBPyConnection:
     """This thread's engine: to open one takes longer than most batches."""
     if not hasattr(_OWN, "engine"):
         _OWN.engine = open_scratch()
+        _OWN.held_bytes = 0
         _OWN.engine.execute("SET threads = 1")
         # The expressions are written as they are to be run; to plan them anew for every batch, as
         # optimized statements are, takes ten times as long as to map a few lines.

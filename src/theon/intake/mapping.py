@@ -154,10 +154,12 @@ def _compile(data: dict[str, Any], fields: tuple[Field, ...], where: str) -> tup
     closed, prefix = data.get("closed", False), data.get("prefix", "")
     refused: dict[str, str] = data.get("refused", {})
     reason, detail = value_sql(fields, refused, closed=closed)
+    thorough = f"SELECT *, {reason} AS reason FROM ({_thoroughly(fields, prefix)})"
+    thorough = f"SELECT *, {detail} AS detail FROM ({thorough})"
     queries = []
-    for read, fits in (
-        (_quickly(fields, prefix, refused, closed=closed), "fits"),
-        (f"SELECT *, {reason} AS reason FROM ({_thoroughly(fields, prefix)})", "reason IS NULL"),
+    for read, fits, more in (
+        (_quickly(fields, prefix, refused, closed=closed), "fits", "fits"),
+        (thorough, "reason IS NULL", "reason, detail"),
     ):
         steps = _let(_guarded(fields, read, fits), data.get("let", {}))
         if data["rules"]:
@@ -169,7 +171,6 @@ def _compile(data: dict[str, Any], fields: tuple[Field, ...], where: str) -> tup
             f"AS {column.name}"
             for column in EVENT_COLUMNS
         )
-        more = "fits" if fits == "fits" else f"reason, {detail} AS detail"
         queries.append(f"SELECT {selected}, {ORDINAL}, {more} FROM ({steps})")
     return queries[0], queries[1]
 
