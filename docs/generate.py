@@ -189,8 +189,8 @@ def metrics_page(catalog: dict[str, Metric] | None = None) -> str:
 
 
 def _meaning(column: Any) -> str:
-    later = " Empty until observers bring outcomes." if column.family == "outcome" else ""
-    return f"{column.description}{later}"
+    at_once = " Known when the event is accepted." if column.family == "outcome" else ""
+    return f"{column.description}{at_once}"
 
 
 def _activity() -> list[str]:

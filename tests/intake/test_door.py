@@ -14,6 +14,8 @@ from theon.intake import delivery
 from theon.intake.arrivals import REFUSED_SCHEMA, REUSED_ID, Arrival, Receipt
 from theon.intake.door import accept
 from theon.intake.journal import read_journal
+from theon.metrics.catalog import load_catalog
+from theon.metrics.tables import ensure_tables
 from theon.roster.campuses import Campus, add_campus, get_campus
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -188,3 +190,26 @@ def test_whatever_comes_the_ledger_adds_up(
         want = [have + fate.count(kind) for kind, have in enumerate(want)]
     assert counts(store, campus)[:4] == (sum(want), *want)
     assert journal_ids(store, campus) == sorted(map(str, content))
+
+
+def test_an_outcome_is_known_with_the_event_and_lost_with_it(store: Store, campus: Campus) -> None:
+    """D4: the observers' columns move in the transaction that accepts the event."""
+    ensure_tables(store, load_catalog())
+    sent = [
+        {
+            "id": "quiz",
+            "at": NOW,
+            "event_name": "AssessmentCompleted",
+            "component": "mod_quiz",
+            "other": '{"assessment_id": "q", "attempt": 1, "score": 3, "max_score": 4}',
+        }
+    ]
+    scores = text("SELECT quizzes_avg_score FROM metrics.user_course_week")
+    with store.transaction(Scope(campus.slug)) as conn:
+        accept(conn, campus, "http:test", arrival(sent))
+        assert list(conn.execute(scores).scalars()) == [75.0]
+        conn.get_transaction().rollback()
+    for _ in range(2):
+        send(store, campus, arrival(sent))
+        with store.transaction(Scope(campus.slug)) as conn:
+            assert list(conn.execute(scores).scalars()) == [75.0]

@@ -128,7 +128,7 @@ def test_a_second_run_and_the_log_file_count_nothing_twice(
     first = take(moodle_url, "moodle-db")
     again = take(moodle_url, "moodle-db")
     file = take(moodle_data / "logstore_standard_log_43.csv.gz", "moodle-logstore")
-    assert (first.new, first.rejected, first.exit_status) == (ALL, 0, 0)
+    assert (first.new, first.rejected, first.exit_status, first.notes) == (ALL, 0, 0, ())
     assert (again.new, again.known >= LOG_ROWS) == (0, True)  # it reads behind the cursor
     assert (file.new, file.known) == (0, LOG_ROWS)
     assert lake_rows(lake, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ALL, ALL)]

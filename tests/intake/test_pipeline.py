@@ -13,6 +13,8 @@ from theon.intake import pipeline
 from theon.intake.pipeline import without_password
 from theon.intake.runs import IngestSummary, Run
 from theon.lake.table import EventLake
+from theon.metrics.catalog import load_catalog
+from theon.metrics.tables import ensure_tables
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
@@ -233,3 +235,37 @@ def test_the_log_then_the_reports_of_the_real_site_by_reason(take: Take, moodle_
         "logged in as somebody else": 28,
         "left to the observers": 8,
     }
+
+
+def test_a_run_that_dies_between_lake_and_observers_is_made_whole_by_the_next(
+    take: Take,
+    tmp_path: Path,
+    store: Store,
+    lake: EventLake,
+    lincoln: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its events are known then; what they say of outcomes was not."""
+    ensure_tables(store, load_catalog())
+    row = log_row(
+        1,
+        eventname="\\mod_quiz\\event\\attempt_started",
+        component="mod_quiz",
+        objectid="45",
+        contextinstanceid="152",
+    )
+    log = write_log(tmp_path / "log.csv", [row])
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "observe", die)
+        with pytest.raises(KeyboardInterrupt):
+            take(log, "moodle-logstore")
+    assert lake_rows(lake, "SELECT count(*) FROM events") == [(1,)]
+    again = take(log, "moodle-logstore")
+    assert (again.new, again.known) == (0, 1)
+    with store.transaction(Scope(lincoln)) as conn:
+        attempted = conn.execute(text("SELECT quizzes_attempted FROM metrics.user_course_week"))
+        assert list(attempted.scalars()) == [1]

@@ -8,7 +8,7 @@ the attempt's row), so nothing counts twice. What is gone from a table only the 
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -20,6 +20,7 @@ from theon.intake.moodle_sources import MoodleSource, Since
 from theon.intake.staged import STAGED_COLUMNS, Staged, copy_to_parquet
 from theon.lake.engine import open_engine, sql_text
 from theon.observability.progress import ProgressReporter, SilentProgress
+from theon.outcomes.views import course_structures
 from theon.roster.campuses import Campus
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -176,9 +177,12 @@ def stage_outcomes(
         open_engine(settings) as engine,
         reporter.step("Outcomes of Moodle", len(_TABLES) + 1, "tables") as step,
     ):
+        closed = _closed_tables(source, prefix)
         for name, columns in _REFERRED.items():
             _load(engine, source, prefix, name, columns, workspace, None)
-        yield _stage(engine, workspace, "course_structure", _structures(engine, store, campus), 0)
+        structures = _structures(engine, store, campus)
+        staged = _stage(engine, workspace, "course_structure", structures, 0)
+        yield replace(staged, notes=closed)
         step.advance()
         for name, table in _TABLES.items():
             before = _read_cursor(store, campus, name)
@@ -191,6 +195,22 @@ def stage_outcomes(
                 # A row from the future must not hide those that come before it.
                 _move_cursor(store, campus, name, min(int(last or 0), int(time.time())))
             step.advance()
+
+
+def _closed_tables(source: MoodleSource, prefix: str) -> tuple[str, ...]:
+    """A sentence about tables that this user may not read, if there are any."""
+    wanted = {**_REFERRED, **{name: table.columns for name, table in _TABLES.items()}}
+    closed = [
+        f"{prefix}{name}"
+        for name, columns in wanted.items()
+        if not set(columns) <= set(source.columns(f"{prefix}{name}"))
+    ]
+    if not closed:
+        return ()
+    return (
+        f"Outcomes are incomplete: {', '.join(closed)} cannot be read, or lack a column; "
+        "docs/guides/moodle.md lists what to grant.",
+    )
 
 
 def _load(
@@ -260,16 +280,13 @@ def _structures(engine: duckdb.DuckDBPyConnection, store: Store, campus: Campus)
     Moodle does not say since when; so they are as of now.
     """
     with store.transaction(Scope(campus.slug)) as conn:
-        known = conn.execute(
-            text("SELECT course_id, items FROM theon.outcome_structures WHERE campus_id = :campus"),
-            {"campus": campus.id},
-        ).all()
+        known = course_structures(conn, campus.id)
     engine.register(
         "known_",
         pa.table(
             {
-                "course_id": pa.array([row.course_id for row in known], pa.string()),
-                "items": pa.array([row.items for row in known], pa.string()),
+                "course_id": pa.array(list(known), pa.string()),
+                "items": pa.array(list(known.values()), pa.string()),
             }
         ),
     )

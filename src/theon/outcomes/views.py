@@ -46,3 +46,17 @@ def make_views(conn: Connection, names: list[str]) -> None:
         app = {"app": sql.Identifier(app_role(conn))}
         run_definition(conn, "COMMENT ON VIEW {view} IS {hash}", **view, hash=sql.Literal(digest))
         run_definition(conn, "GRANT SELECT ON {view} TO {app}", **view, **app)
+
+
+def course_structures(conn: Connection, campus_id: int) -> dict[str, str | None]:
+    """Course to the ids of its activities that can be completed, as facts hold them (`items`).
+
+    Needs no view, so it is there before any metric's table.
+    """
+    query = state_queries()["structures"]
+    source = f"{_SOURCE} WHERE f.campus_id = :campus AND f.kind = 'structure'"
+    found = conn.execute(
+        text(f"WITH facts AS ({facts_sql(source)}) SELECT course_id, items FROM ({query}) AS s"),
+        {"campus": campus_id},
+    )
+    return {row.course_id: row.items for row in found}
