@@ -87,7 +87,8 @@ def test_names_are_listed_by_when_they_changed(documents: Documents) -> None:
     found = documents.send("GET", None, params={"since": "2101-01-01T00:00:00Z"})
     assert found.json() == []
     assert documents.send("GET", None, params={"since": "then"}).status_code == 400
-    assert documents.send("GET", "a", params={"since": "2001-01-01T00:00:00Z"}).status_code == 400
+    found = documents.send("GET", "a", params={"since": "2101-01-01T00:00:00Z"})
+    assert found.content == b"1"
 
 
 def test_a_json_object_is_merged_one_level_deep(documents: Documents) -> None:
@@ -108,6 +109,9 @@ def test_only_json_objects_are_merged(documents: Documents) -> None:
     assert documents.get().json() == {"a": 1}
     documents.send("PUT", "other", content=b"[1]", headers=JSON)
     assert documents.send("POST", "other", content="{}", headers=JSON).status_code == 400
+    assert documents.send("POST", "new", content="[1]", headers=JSON).status_code == 400
+    assert documents.send("POST", "new", **plain).status_code == 204
+    assert documents.send("POST", "new", **plain).status_code == 400
     documents.send("PUT", "third", content=b"{}", headers={"Content-Type": "text/plain"})
     assert documents.send("POST", "third", content="{}", headers=JSON).status_code == 400
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from tests.access.conftest import plain_settings
 from tests.api.xapi_service import ANN, STATEMENTS, Lrs, make_lrs, statement
 
-from theon.api import xapi_calls, xapi_statements
+from theon.api import xapi_calls, xapi_writing
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -83,7 +83,7 @@ def test_a_door_that_breaks_leaves_no_statement(lrs: Lrs, monkeypatch: pytest.Mo
     def broken(*args: object) -> None:
         raise RuntimeError("the power went out")
 
-    monkeypatch.setattr(xapi_statements, "accept", broken)
+    monkeypatch.setattr(xapi_writing, "accept", broken)
     with pytest.raises(RuntimeError, match="power"):
         lrs.post(statement())
     monkeypatch.undo()

@@ -1,11 +1,9 @@
 """Puts the learning record store onto an application, at /xapi."""
 
-import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI
 from sqlalchemy import Connection
@@ -31,10 +29,11 @@ from theon.api.xapi_documents import (
 )
 from theon.api.xapi_statements import (
     CONSISTENT,
-    add_statements,
+    answer_stored,
     get_statements,
     read_statements,
 )
+from theon.api.xapi_writing import Sending, Writers
 from theon.errors import TheonError
 from theon.intake.group_commit import BusyError
 from theon.intake.throttle import Throttle, ThrottledError
@@ -54,7 +53,6 @@ from theon.lrs.versions import HEADER, Version, read_version
 from theon.store.engine import Store
 
 PREFIX = "/xapi"
-WRITERS = 4  # requests with statements that are worked on at the same time
 LIMITS = {"statement_timeout": "60s", "lock_timeout": "30s"}
 
 _STATUSES: dict[type[TheonError], int] = {
@@ -67,7 +65,6 @@ _STATUSES: dict[type[TheonError], int] = {
 }
 _BUSY = {"57014", "55P03", "40P01", "40001"}  # took too long, waited too long, got in the way
 
-T = TypeVar("T")
 Handler = Callable[[Connection, Call, Caller], Response]
 
 
@@ -95,9 +92,7 @@ class _Service:
         self._store = store
         self._throttle = throttle
         self._bodies = Bodies()
-        # Writers wait for each other, campus by campus, and must not keep all connections
-        # meanwhile. Each thread's engine that maps statements to events is kept with it.
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="statements")
+        self._writers = Writers(store, LIMITS)
 
     def app(self) -> Starlette:
         """Every resource, open to pages of other sites: players of content stand there."""
@@ -154,13 +149,9 @@ class _Service:
 
         async def write(call: Call) -> Response:
             caller = await identify(request, call, Permission.EVENTS_SEND)
-            statements, parts = await self._in_writer(read_statements, call)
-            await self._throttle.take(caller.principal.subject, len(statements))
-
-            def add(conn: Connection, call: Call, caller: Caller) -> Response:
-                return add_statements(conn, call, caller, site, statements, parts)
-
-            return await self._in_writer(self._run, add, call, caller)
+            batch = await self._writers.run(read_statements, call)
+            await self._throttle.take(caller.principal.subject, len(batch.statements))
+            return answer_stored(call, await self._writers.store(Sending(caller, site, batch)))
 
         handlers = {"GET": read, "PUT": write, "POST": write}
         response = await self._guarded(request, handlers)
@@ -207,10 +198,6 @@ class _Service:
                 return handler(conn, call, caller)
         except TheonError as error:
             raise _refuse(error) from error
-
-    async def _in_writer(self, do: Callable[..., T], *args: Any) -> T:
-        """What `do` returns, from one of the few threads that write statements."""
-        return await asyncio.get_running_loop().run_in_executor(self._writers, do, *args)
 
     async def _guarded(
         self, request: Request, handlers: Mapping[str, Callable[[Call], Any]]

@@ -52,10 +52,9 @@ class Documents:
         call.version  # noqa: B018 - raises where none is spoken
         parameters = self._parameters(call, "since")
         place = self._place(parameters, caller)
+        since = parameters.time("since")  # of the names; one document is given whatever it says
         if self.name not in parameters:
-            return answer_json(list_documents(conn, place, parameters.time("since")))
-        if "since" in parameters:
-            raise StatementError(f"it does not go with {self.name}", where="since")
+            return answer_json(list_documents(conn, place, since))
         found = get_document(conn, place, parameters.text(self.name))
         if found is None:
             raise NotFoundError("there is no such document here", where=self.name)

@@ -1,21 +1,16 @@
 """Statements over HTTP: PUT, POST and GET."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-import pyarrow as pa
 from sqlalchemy import Connection
 from starlette.responses import Response
 
 from theon.api.xapi_calls import Call, Caller, Parameters
-from theon.intake.delivery import record_delivery
-from theon.intake.door import accept
-from theon.intake.mapped import read_arrival
 from theon.lrs.asking import (
     Found,
     Question,
@@ -31,12 +26,11 @@ from theon.lrs.errors import NotFoundError, StatementError
 from theon.lrs.formats import read_languages, to_canonical, to_ids
 from theon.lrs.identity import Key, activities_of, agent_key, key_of, key_of_agent
 from theon.lrs.knowledge import read_definitions
-from theon.lrs.preparing import Prepared, prepare, to_text
+from theon.lrs.preparing import prepare, to_text
 from theon.lrs.reading import HASH_HEADER, Part, read_sent
 from theon.lrs.statements import check_actor
-from theon.lrs.storing import store_statements
+from theon.lrs.storing import Batch
 
-MAPPING = "xapi"
 CONSISTENT = "X-Experience-API-Consistent-Through"
 FILTERS = (
     "agent", "verb", "activity", "registration", "related_activities", "related_agents", "since",
@@ -49,7 +43,7 @@ _FORMATS = ("exact", "ids", "canonical")
 _JSON = "application/json"
 
 
-def read_statements(call: Call) -> tuple[list[Prepared], list[Part]]:
+def read_statements(call: Call) -> Batch:
     """The statements and files that a request brings, checked.
 
     Raises:
@@ -65,34 +59,12 @@ def read_statements(call: Call) -> tuple[list[Prepared], list[Part]]:
     else:
         Parameters(call)
     sent = read_sent(call.content_type, call.body)
-    return prepare(sent, version, statement_id=wanted)
+    return Batch(*prepare(sent, version, statement_id=wanted))
 
 
-def add_statements(
-    conn: Connection,
-    call: Call,
-    caller: Caller,
-    site: str,
-    statements: Sequence[Prepared],
-    parts: Sequence[Part],
-) -> Response:
-    """Store what `read_statements` gave: 204 after PUT, 200 and the ids after POST.
-
-    New statements are events as well, so they go through the door in the same transaction.
-    """
-    authority = _authority(caller, site)
-    stored = store_statements(conn, caller.campus.id, statements, parts, authority)
-    source = f"xapi:{caller.principal.name}"
-    if stored.new:
-        arrival = read_arrival(pa.array(stored.new, pa.string()), MAPPING)
-        accept(conn, caller.campus, source, arrival)
-    known = len(stored.ids) - len(stored.new)
-    if known:
-        record_delivery(
-            conn, caller.campus.id, source, received=known, accepted=0, duplicate=known,
-            refused=Counter(), dead_lettered=0,
-        )  # fmt: skip
-    return Response(status_code=204) if call.method == "PUT" else _json(to_text(stored.ids))
+def answer_stored(call: Call, ids: Sequence[str]) -> Response:
+    """What a request with statements is answered: 204 after PUT, 200 and the ids after POST."""
+    return Response(status_code=204) if call.method == "PUT" else _json(to_text(ids))
 
 
 def get_statements(conn: Connection, call: Call, caller: Caller, path: str) -> Response:
@@ -108,12 +80,6 @@ def get_statements(conn: Connection, call: Call, caller: Caller, path: str) -> R
     if any(name in call.parameters for name in _BY_ID):
         return _get_one(conn, call, caller.campus.id)
     return _get_page(conn, call, caller.campus.id, path)
-
-
-def _authority(caller: Caller, site: str) -> dict[str, Any]:
-    """Who vouches for a statement: the key that it came with."""
-    account = {"homePage": site, "name": caller.principal.subject}
-    return {"objectType": "Agent", "name": caller.principal.name, "account": account}
 
 
 def _get_one(conn: Connection, call: Call, campus_id: int) -> Response:

@@ -160,14 +160,17 @@ def merge_document(
 ) -> None:
     """Put the properties of a JSON object over those of the one that is there.
 
+    Where there is none, the document is put, and may be of any kind.
+
     Raises:
         StatementError: one of the two is no JSON object.
         PreconditionError: the one that is there is not the one that was seen.
     """
-    given = _read_object(content_type, content, "the document")
     _lock(conn, place, name)
     old = get_document(conn, place, name)
     conditions.check(old.etag if old else None)
+    if old is not None or read_content_type(content_type)[0] == _JSON:
+        given = _read_object(content_type, content, "the document")
     if old is not None:
         known = _read_object(old.content_type, old.content, "the document that is there")
         content_type, content = _JSON, to_text({**known, **given}).encode()

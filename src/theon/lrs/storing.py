@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from theon.lrs.errors import StatementConflictError
 from theon.lrs.identity import activities_of, actors_of, agent_key, digest, everybody, keys_of
@@ -27,8 +27,16 @@ _STEP = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Statements that are stored all or not at all, and the files that they name."""
+
+    statements: Sequence[Prepared]
+    parts: Sequence[Part] = ()
+
+
+@dataclass(frozen=True)
 class Stored:
-    """What became of what was sent.
+    """What became of a batch.
 
     Attributes:
         ids: of all statements, in their order, as they are written in the statements.
@@ -39,52 +47,58 @@ class Stored:
     new: list[str]
 
 
-def store_statements(
-    conn: Connection,
-    campus_id: int,
-    statements: Sequence[Prepared],
-    parts: Sequence[Part],
-    authority: Mapping[str, Any],
-) -> Stored:
+def store_batches(
+    conn: Connection, campus_id: int, batches: Sequence[Batch], authority: Mapping[str, Any]
+) -> list[Stored | StatementConflictError]:
     """Store statements in the caller's transaction.
 
-    A statement that is there already, saying the same, is left as it is.
+    A statement that is there already, saying the same, is left as it is. A batch with one that is
+    there and says something else is left out.
 
     Args:
         conn: a transaction whose scope holds the campus.
         campus_id: whose they are.
-        statements: checked.
-        parts: the files that they name.
+        batches: checked; no two have a statement of the same id.
         authority: the Agent who vouches for them.
 
-    Raises:
-        StatementConflictError: a statement with the id of one of these says something else.
+    Returns:
+        What became of each batch.
     """
     # Waits for whoever stores statements of this campus now.
     conn.execute(
         text("SELECT pg_advisory_xact_lock(:lock, :campus)"), {"lock": LOCK, "campus": campus_id}
     )
-    known = _known(conn, campus_id, statements)
-    new = [statement for statement in statements if statement.id not in known]
-    texts: list[str] = []
-    if new:
-        first = _next_moment(conn, campus_id)
-        moments = [first + _STEP * n for n in range(len(new))]
-        values = [
-            _finish(statement, at, authority) for statement, at in zip(new, moments, strict=True)
-        ]
-        texts = [to_text(value) for value in values]
-        _insert(conn, campus_id, new, moments, texts)
-        _insert_keys(conn, campus_id, values, moments)
-        inherit_keys(
-            conn,
-            campus_id,
-            [Node(s.id, at, s.refers_to) for s, at in zip(new, moments, strict=True)],
+    known = _known(conn, campus_id, [s.id for batch in batches for s in batch.statements])
+    conflicts = [_find_conflict(batch, known) for batch in batches]
+    taken = [b for b, conflict in zip(batches, conflicts, strict=True) if conflict is None]
+    new = [s for batch in taken for s in batch.statements if s.id not in known]
+    texts = _store(conn, campus_id, new, authority) if new else {}
+    _keep_parts(conn, campus_id, [part for batch in taken for part in batch.parts])
+    return [
+        conflict
+        or Stored(
+            [s.value["id"] for s in batch.statements],
+            [texts[s.id] for s in batch.statements if s.id in texts],
         )
-        _keep_definitions(conn, campus_id, values)
-        _keep_names(conn, campus_id, values)
-        _keep_parts(conn, campus_id, parts)
-    return Stored([statement.value["id"] for statement in statements], texts)
+        for batch, conflict in zip(batches, conflicts, strict=True)
+    ]
+
+
+def _store(
+    conn: Connection, campus_id: int, new: Sequence[Prepared], authority: Mapping[str, Any]
+) -> dict[UUID, str]:
+    """The texts of statements that are stored now, by their ids."""
+    first = _next_moment(conn, campus_id)
+    moments = [first + _STEP * n for n in range(len(new))]
+    values = [_finish(s, at, authority) for s, at in zip(new, moments, strict=True)]
+    texts = [to_text(value) for value in values]
+    _insert(conn, campus_id, new, moments, texts)
+    _insert_keys(conn, campus_id, values, moments)
+    nodes = [Node(s.id, at, s.refers_to) for s, at in zip(new, moments, strict=True)]
+    inherit_keys(conn, campus_id, nodes)
+    _keep_definitions(conn, campus_id, values)
+    _keep_names(conn, campus_id, values)
+    return {s.id: words for s, words in zip(new, texts, strict=True)}
 
 
 def moment(at: datetime) -> str:
@@ -92,28 +106,31 @@ def moment(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _known(conn: Connection, campus_id: int, statements: Sequence[Prepared]) -> set[UUID]:
+def _known(conn: Connection, campus_id: int, ids: list[UUID]) -> dict[UUID, Row[Any]]:
     rows = conn.execute(
         text(
             "SELECT id, fingerprint, happened_at FROM theon.lrs_statements"
             " WHERE campus_id = :campus AND id = ANY (:ids)"
         ),
-        {"campus": campus_id, "ids": [statement.id for statement in statements]},
+        {"campus": campus_id, "ids": ids},
     )
-    known = {row.id: row for row in rows}
-    for statement in statements:
+    return {row.id: row for row in rows}
+
+
+def _find_conflict(batch: Batch, known: Mapping[UUID, Row[Any]]) -> StatementConflictError | None:
+    for statement in batch.statements:
         found = known.get(statement.id)
         if found is None:
             continue
         times = {found.happened_at, statement.timestamp} - {None}
         if bytes(found.fingerprint) != statement.fingerprint or len(times) > 1:
-            raise StatementConflictError(
+            return StatementConflictError(
                 "there is a statement with this id that says something else; a statement is "
                 "never changed",
                 where=f"statement {statement.id}",
                 next_step="Send it under a new id, or void the one that is there.",
             )
-    return set(known)
+    return None
 
 
 def _next_moment(conn: Connection, campus_id: int) -> datetime:

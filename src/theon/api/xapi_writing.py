@@ -1,0 +1,160 @@
+"""Group commit of statements: requests that come together share one transaction.
+
+Statements of a campus are stored one transaction after another, and to map a few of them to events
+takes nearly as long as one. So a writer takes what is waiting from the same sender, never waits for
+more, and answers each request by itself.
+"""
+
+import asyncio
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pyarrow as pa
+
+from theon.api.xapi_calls import Caller
+from theon.intake.delivery import record_delivery
+from theon.intake.door import accept
+from theon.intake.mapped import read_arrival
+from theon.lrs.errors import StatementConflictError
+from theon.lrs.storing import Batch, Stored, store_batches
+from theon.store.engine import Store
+
+MAPPING = "xapi"
+WRITERS = 3  # threads; they must not keep all connections while they wait for each other
+GROUP_STATEMENTS = 5_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sending:
+    """A request with statements.
+
+    Attributes:
+        caller: who sends them.
+        site: the address of the store, as the sender knows it.
+        batch: the statements, checked.
+        ids: what it is answered.
+    """
+
+    caller: Caller
+    site: str
+    batch: Batch
+    ids: "Future[list[str]]" = field(default_factory=Future)
+
+    @property
+    def sender(self) -> tuple[int, str, str]:
+        """Who vouches for them."""
+        return self.caller.campus.id, self.caller.principal.subject, self.site
+
+    @property
+    def authority(self) -> dict[str, Any]:
+        """The Agent that stands for the key or account that they came with."""
+        principal = self.caller.principal
+        account = {"homePage": self.site, "name": principal.subject}
+        return {"objectType": "Agent", "name": principal.name, "account": account}
+
+
+class Writers:
+    """The threads that write statements; each keeps its engine that maps them to events."""
+
+    def __init__(self, store: Store, limits: Mapping[str, str]) -> None:
+        """Name the store, and PostgreSQL's settings for a transaction; begins nothing yet."""
+        self._store = store
+        self._limits = limits
+        self._waiting: deque[Sending] = deque()
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="statements")
+
+    async def run(self, do: Callable[..., T], *args: Any) -> T:
+        """What `do` returns, from one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, do, *args)
+
+    async def store(self, sending: Sending) -> list[str]:
+        """Store what was sent; gives the ids of all its statements once they are durable.
+
+        Raises:
+            StatementConflictError: an id stands for something else; nothing was stored.
+            UnavailableError: the database is away; nothing was stored.
+        """
+        with self._lock:
+            self._waiting.append(sending)
+        self._threads.submit(self._work)
+        # Whoever goes away meanwhile does not take the others' group along.
+        return await asyncio.shield(asyncio.wrap_future(sending.ids))
+
+    def _work(self) -> None:
+        """Store the first group; another thread may have taken it along with its own."""
+        group = self._take()
+        try:
+            self._answer(group)
+        except BaseException as error:
+            if len(group) == 1:
+                group[0].ids.set_exception(error)
+                return
+            for sending in group:  # what breaks one is not the others' fault
+                try:
+                    self._answer([sending])
+                except BaseException as own:
+                    sending.ids.set_exception(own)
+
+    def _take(self) -> list[Sending]:
+        """The first that waits, and what may go with it: no two have a statement's id in common."""
+        group: list[Sending] = []
+        rest: deque[Sending] = deque()
+        ids: set[UUID] = set()
+        with self._lock:
+            for sending in self._waiting:
+                own = {statement.id for statement in sending.batch.statements}
+                fits = not group or (
+                    sending.sender == group[0].sender
+                    and len(ids) + len(own) <= GROUP_STATEMENTS
+                    and ids.isdisjoint(own)
+                )
+                if fits:
+                    group.append(sending)
+                    ids |= own
+                else:
+                    rest.append(sending)
+            self._waiting = rest
+        return group
+
+    def _answer(self, group: list[Sending]) -> None:
+        """Store a group in one transaction, then answer each."""
+        if not group:
+            return
+        scope = group[0].caller.principal.scope
+        with self._store.transaction(scope, self._limits) as conn:
+            outcomes = self._store_group(conn, group)
+        for sending, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, StatementConflictError):
+                sending.ids.set_exception(outcome)
+            else:
+                sending.ids.set_result(outcome.ids)
+
+    def _store_group(
+        self, conn: Any, group: list[Sending]
+    ) -> list[Stored | StatementConflictError]:
+        """The statements, and the events that the new ones are."""
+        campus = group[0].caller.campus
+        source = f"xapi:{group[0].caller.principal.name}"
+        outcomes = store_batches(
+            conn, campus.id, [sending.batch for sending in group], group[0].authority
+        )
+        stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
+        new = [words for outcome in stored for words in outcome.new]
+        if new:
+            arrival = read_arrival(pa.array(new, pa.string()), MAPPING)
+            accept(conn, campus, source, arrival)
+        known = sum(len(outcome.ids) for outcome in stored) - len(new)
+        if known:
+            record_delivery(
+                conn, campus.id, source, received=known, accepted=0, duplicate=known,
+                refused=Counter(), dead_lettered=0,
+            )  # fmt: skip
+        return outcomes
