@@ -102,7 +102,7 @@ def settle(
         gap = Gap(place, MADE_ANEW, found.next_offset, None)
     elif found.next_offset > extent.high:
         if not cut_off:
-            raise CutOffError
+            raise CutOffError(f"{place[0]}/{place[1]} ends before where it was read to")
         position = Position(extent.high, found.generation, extent.topic_id or found.topic_id)
         gap = Gap(place, CUT_OFF, extent.high, found.next_offset)
     elif found.next_offset < extent.low:
