@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from sqlalchemy.exc import DBAPIError
 
-from theon.errors import TheonError
+from theon.errors import ConflictError, TheonError, UnavailableError
 from theon.intake import kafka_client
 from theon.intake.kafka_batches import Checkpoint, Delivery, OvertakenError, Reader, take_in
 from theon.intake.kafka_heartbeats import Heartbeat, beat, end
@@ -339,8 +340,8 @@ class KafkaConsumer:
                 break
             except OvertakenError as error:
                 self._held.unsettle(consumer, error.places)
-            except (TheonError, DBAPIError) as error:
-                if isinstance(error, DBAPIError) and not _passing(error):
+            except Exception as error:
+                if not _passing(error):
                     self._take_in_parts(consumer, batch, error)
                     break
                 failures += 1
@@ -349,9 +350,6 @@ class KafkaConsumer:
                     paused = [TopicPartition(*place) for place in self._held.positions]
                     consumer.pause(paused)
                 self._wait(consumer, _backoff_s(failures))
-            except Exception as error:
-                self._take_in_parts(consumer, batch, error)
-                break
         held = [p for p in paused if (p.topic, p.partition) in self._held.positions]
         if held:
             consumer.resume(held)
@@ -390,11 +388,11 @@ class KafkaConsumer:
         if not faulty:
             self._faults = 0
             self._listening()
-        # For tools that show lag; nothing here reads it.
-        consumer.commit(
-            offsets=[TopicPartition(*move.place, move.next_offset) for move in moves],
-            asynchronous=True,
-        )
+        with suppress(KafkaException):  # for tools that show lag; nothing here reads it
+            consumer.commit(
+                offsets=[TopicPartition(*move.place, move.next_offset) for move in moves],
+                asynchronous=True,
+            )
 
     def _wait(self, consumer: Consumer, seconds: float) -> None:
         """Stay in the group while nothing can be taken in."""
@@ -430,8 +428,10 @@ def _backoff_s(failures: int) -> float:
     return min(LONGEST_BACKOFF_S, 0.1 * 2.0 ** min(failures, 8))
 
 
-def _passing(error: DBAPIError) -> bool:
+def _passing(error: Exception) -> bool:
     """Whether the same again may succeed: the connection, a deadlock, a lock, a limit of time."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, (UnavailableError, ConflictError))
     state = str(getattr(error.orig, "sqlstate", None) or "08")
     return error.connection_invalidated or state[:2] in ("08", "40", "53", "55", "57", "58")
 

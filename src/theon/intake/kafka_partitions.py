@@ -17,11 +17,11 @@ from theon.intake.kafka_offsets import (
     EXPIRED,
     CutOffError,
     Extent,
-    Gap,
+    Lost,
     Move,
     Place,
     Position,
-    record_gap,
+    record,
     settle,
 )
 from theon.store.engine import Store
@@ -129,9 +129,9 @@ class Partitions:
     def _stand(self, place: Place, extent: Extent) -> Position:
         believe = time.monotonic() - self.unsettled[place] > CUT_OFF_AFTER_S
         with self._store.transaction(Scope.district()) as conn:
-            position, gap = settle(conn, self._group, place, extent, cut_off=believe)
-        if gap is not None:
-            _tell(gap)
+            position, lost = settle(conn, self._group, place, extent, cut_off=believe)
+        if lost is not None:
+            _log.error("%s", lost.sentence)
         return position
 
     # -- moving on ------------------------------------------------------------------------
@@ -184,20 +184,15 @@ class Partitions:
         except KafkaException:
             return
         expected = self.positions[place].next_offset
-        gaps = []
+        found = []
         for message in messages:
             offset = message.offset() or 0
             if expected < min(offset, low):
-                gaps.append(Gap(place, EXPIRED, expected, min(offset, low)))
+                found.append(Lost(place, EXPIRED, expected, min(offset, low)))
             expected = offset + 1
-        if gaps:
+        if found:
             with self._store.transaction(Scope.district()) as conn:
-                for gap in gaps:
-                    record_gap(conn, self._group, gap)
-            for gap in gaps:
-                _tell(gap)
-
-
-def _tell(gap: Gap) -> None:
-    end = "?" if gap.end is None else gap.end
-    _log.error("%s/%s: offsets %s to %s: %s", *gap.place, gap.first, end, gap.kind)
+                for lost in found:
+                    record(conn, lost)
+            for lost in found:
+                _log.error("%s", lost.sentence)
