@@ -1,8 +1,8 @@
 """`python -m bench [PART]`: run the measurements and print one table.
 
-Parts: ingest, memory, kernel, late, jobs, queue. Ours and theirs run in turn, each in a process of
-its own, as often as `BENCH_REPEATS` says; the best run of each counts. Sizes come from
-`BENCH_EVENTS`, `BENCH_JOBS` and `BENCH_QUEUE`.
+Parts: ingest, memory, kernel, late, jobs, queue, kafka. Ours and theirs run in turn, each in a
+process of its own, as often as `BENCH_REPEATS` says; the best run of each counts. Sizes come from
+`BENCH_EVENTS`, `BENCH_JOBS`, `BENCH_QUEUE` and `BENCH_KAFKA`.
 """
 
 import argparse
@@ -27,6 +27,7 @@ REPEATS = int(os.environ.get("BENCH_REPEATS", "2"))
 JOBS = int(os.environ.get("BENCH_JOBS", "20000"))
 LATENCIES = 400
 SHORT_QUEUE = 10_000
+KAFKA = int(os.environ.get("BENCH_KAFKA", "2000000"))
 QUEUE = int(os.environ.get("BENCH_QUEUE", "1000000"))
 RESULTS = Path(__file__).parent / "results.json"
 console = Console(width=130)
@@ -247,6 +248,20 @@ def queue() -> list[Line]:
     return lines
 
 
+def kafka() -> list[Line]:
+    """Topics that are full, to the lake and the metrics; broker and consumer share the machine."""
+    small, large = (
+        run("ours_kafka", count, module="kafka_work", unit="messages")
+        for count in (KAFKA // 4, KAFKA)
+    )
+    mb, before = large["peak_mb"], small["peak_mb"]
+    return [
+        at_least("kafka", "messages to lake and metrics, target", large["per_s"], 40_000, 1),
+        Line("kafka", f"peak of {KAFKA:,} messages through that of {KAFKA // 4:,}", mb,
+             before, mb / before, "≤ 1.25", mb <= 1.25 * before, "MB"),
+    ]  # fmt: skip
+
+
 PARTS: dict[str, Callable[[], list[Line]]] = {
     "ingest": ingest,
     "memory": memory,
@@ -254,8 +269,10 @@ PARTS: dict[str, Callable[[], list[Line]]] = {
     "late": late,
     "jobs": jobs,
     "queue": queue,
+    "kafka": kafka,
 }
 OF_JOBS = ("jobs", "queue")
+SIZES = {**dict.fromkeys(OF_JOBS, 0), "kafka": KAFKA}  # all others: `data.EVENTS`
 
 
 def main() -> int:
@@ -267,7 +284,7 @@ def main() -> int:
     for name in [chosen] if chosen else PARTS:
         console.print(f"[bold]{name}[/bold]")
         lines += PARTS[name]()
-    title = "jobs" if chosen in OF_JOBS else f"{data.EVENTS:,} events"
+    title = "jobs" if chosen in OF_JOBS else f"{SIZES.get(chosen, data.EVENTS):,} events"
     table = Table(title=title, caption=machine())
     for column in ("name (ours, theirs)", "ours", "theirs", "ratio", "target", "holds"):
         table.add_column(column, justify="left" if column.startswith("name") else "right")
@@ -303,7 +320,7 @@ def write(lines: list[Line]) -> None:
     ran = {line.part for line in lines}
     kept = [line for line in before if line["part"] not in ran]
     new = [
-        {**asdict(line), "machine": machine(), "events": 0 if line.part in OF_JOBS else data.EVENTS}
+        {**asdict(line), "machine": machine(), "events": SIZES.get(line.part, data.EVENTS)}
         for line in lines
     ]
     RESULTS.write_text(json.dumps({"lines": kept + new}, indent=2, ensure_ascii=False) + "\n")

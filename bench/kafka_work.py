@@ -158,7 +158,6 @@ def ours_kafka(events: int) -> Result:
         pair = KafkaPair(store, settings)
         lander = Lander(store, EventLake(settings), settings)
         peaks = Peaks()
-        busy = _cpu(broker)
         begun = time.perf_counter()
         peaks.start()
         lander.start()
@@ -170,7 +169,6 @@ def ours_kafka(events: int) -> Result:
             time.sleep(0.1)
             assert time.perf_counter() - begun < 600, (counted(store), pair.consumer.error)
         seconds = time.perf_counter() - begun
-        used = {name: round(now - busy[name], 2) for name, now in _cpu(broker).items()}
         pair.stop()
         lander.stop()
         lander.join()
@@ -184,24 +182,6 @@ def ours_kafka(events: int) -> Result:
         "read_s": round(read_s or seconds, 3),
         "peak_mb": round(max(peaks.samples)),
         "first_half_mb": round(max(peaks.samples[:half], default=0)),
-        "cpu_s": used,
-    }
-
-
-def _cpu(broker: KafkaBroker) -> dict[str, float]:
-    """Seconds of processor that each has used."""
-
-    def of(process: psutil.Process) -> float:
-        times = process.cpu_times()
-        return float(times.user + times.system)
-
-    me = psutil.Process()
-    servers = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "postgres"]
-    assert broker.pid is not None
-    return {
-        "theon": of(me),
-        "kafka": of(psutil.Process(broker.pid)),
-        "postgres": sum(of(p) + p.cpu_times().children_user for p in servers),
     }
 
 

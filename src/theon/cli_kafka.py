@@ -92,11 +92,7 @@ def _show(found: "KafkaStatus") -> None:
             f" {consumer.messages:,} messages{heard}"
         )
     for gap in found.gaps:
-        end = "?" if gap.end_offset is None else str(gap.end_offset)
-        typer.echo(
-            f"gap {gap.topic}/{gap.partition}: offsets {gap.first_offset} to {end} ({gap.kind}),"
-            f" found {gap.found_at.isoformat(timespec='seconds')}"
-        )
+        typer.echo(f"gap {gap.id}: {gap.explanation}")
     if found.outbox:
         typer.echo(f"{found.outbox:,} announcements wait to be published")
     for topic in found.missing:

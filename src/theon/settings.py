@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     kafka_brokers: Annotated[
         str | None,
         Field(
-            pattern=r"^[^\s,:/]+:\d+(,\s*[^\s,:/]+:\d+)*$",
+            pattern=r"^(\[[\da-fA-F:]+\]|[^\s,:/]+):\d+(,\s*(\[[\da-fA-F:]+\]|[^\s,:/]+):\d+)*$",
             validation_alias=AliasChoices("KAFKA_BROKERS", "kafka_brokers"),
             description="Kafka brokers, host:port, separated by commas: events are read from the "
             "topics user-events, course-events and assessment-events, and what became of them is "

@@ -37,6 +37,7 @@ def test_every_command_says_what_it_does_with_an_example():
         "intake status", "intake gaps", "intake accept-gap", "intake reconcile",
         "intake dead-letters list", "intake dead-letters show", "intake dead-letters replay",
         "intake dead-letters discard",
+        "kafka consume", "kafka status", "kafka rewind", "kafka topics create",
     }  # fmt: skip
     for name, command in found.items():
         assert f"theon {name}" in command.help.split("Example:", 1)[1], name

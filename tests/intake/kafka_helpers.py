@@ -16,9 +16,10 @@ from sqlalchemy.exc import DBAPIError
 from tests.kafka_broker import KafkaBroker
 
 from theon.errors import UnavailableError
+from theon.intake.gaps import KeptGap, list_gaps
 from theon.intake.journal import read_journal
 from theon.intake.kafka_consumer import KafkaConsumer
-from theon.intake.kafka_offsets import FoundGap, gaps, standings
+from theon.intake.kafka_offsets import standings
 from theon.intake.kafka_reader import MessageReader
 from theon.roster.campuses import get_campus
 from theon.settings import Settings
@@ -111,9 +112,9 @@ def counts(store: Store) -> tuple[int, ...]:
     return tuple(int(value or 0) for value in row)
 
 
-def found_gaps(store: Store, settings: Settings) -> list[FoundGap]:
+def found_gaps(store: Store) -> list[KeptGap]:
     with store.transaction(Scope.district()) as conn:
-        return gaps(conn, settings.kafka_group_id)
+        return list_gaps(conn)
 
 
 def quietly(ask: Callable[[], int]) -> int | None:

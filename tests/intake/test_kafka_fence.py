@@ -17,7 +17,7 @@ from theon.intake.kafka_offsets import (
     MADE_ANEW,
     CutOffError,
     Extent,
-    Gap,
+    Lost,
     Place,
     Position,
     rewind,
@@ -126,7 +126,7 @@ def test_in_any_order_of_assignments_late_writes_and_rewinds_each_message_counts
 PLACE = (TOPIC, 0)
 
 
-def read_to(store: Store, extent: Extent, **how: bool) -> tuple[Position, Gap | None]:
+def read_to(store: Store, extent: Extent, **how: bool) -> tuple[Position, Lost | None]:
     with store.transaction(Scope.district()) as conn:
         return settle(conn, GROUP, PLACE, extent, **how)
 
@@ -139,7 +139,7 @@ def test_a_partition_begins_where_the_broker_begins(store: Store) -> None:
 
 def test_what_expired_unread_is_a_gap_once(store: Store) -> None:
     read_to(store, Extent(0, 9, "t1"))
-    assert read_to(store, Extent(4, 9, "t1"))[1] == Gap(PLACE, EXPIRED, 0, 4)
+    assert read_to(store, Extent(4, 9, "t1"))[1] == Lost(PLACE, EXPIRED, 0, 4)
     assert read_to(store, Extent(4, 9, "t1"))[1] is None
 
 
@@ -147,7 +147,7 @@ def test_another_topic_of_the_same_name_is_read_from_its_beginning(store: Store)
     read_to(store, Extent(7, 9, "t1"))
     position, gap = read_to(store, Extent(0, 100, "t2"))
     assert position == Position(0, 1, "t2")
-    assert gap == Gap(PLACE, MADE_ANEW, 7, None)
+    assert gap == Lost(PLACE, MADE_ANEW, 7, None)
 
 
 def test_a_partition_that_ends_too_early_is_believed_only_in_the_end(store: Store) -> None:
@@ -157,7 +157,7 @@ def test_a_partition_that_ends_too_early_is_believed_only_in_the_end(store: Stor
         read_to(store, Extent(0, 5, "t1"))
     position, gap = read_to(store, Extent(0, 5, "t1"), cut_off=True)
     assert position == Position(5, 0, "t1")
-    assert gap == Gap(PLACE, CUT_OFF, 5, 7)
+    assert gap == Lost(PLACE, CUT_OFF, 5, 7)
 
 
 def test_offsets_are_the_districts(store: Store, campus: Campus) -> None:

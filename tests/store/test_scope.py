@@ -64,8 +64,6 @@ ROWS = {
     " state, occurred_at) VALUES (:c, 'e', 'attempt', 'u', 'k', 'i', '1', 'started', now())",
     "theon.kafka_offsets": "(campus_id, group_id, topic, partition, next_offset)"
     " VALUES (:c, 'g', 't', :c, 0)",
-    "theon.kafka_gaps": "(campus_id, group_id, topic, partition, kind, first_offset)"
-    " VALUES (:c, 'g', 't', 0, 'made anew', 0)",
     "theon.kafka_consumers": "(id, campus_id, group_id, host, pid, state, partitions, messages,"
     " started_at) VALUES ('consumer ' || :c, :c, 'g', 'h', 1, 'listening', '{}', 0, now())",
     "theon.outbox": "(campus_id, type, data) VALUES (:c, 'AnalyticsUpdated', '{}')",

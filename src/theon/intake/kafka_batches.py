@@ -52,6 +52,7 @@ def take_in(
     positions: Mapping[Place, Position],
     *,
     fault: str | None = None,
+    deliveries: list[Delivery] | None = None,
     checkpoint: Checkpoint = lambda _: None,
 ) -> list[Move]:
     """Take in a batch: all of it and the places behind it, or nothing.
@@ -63,6 +64,7 @@ def take_in(
         batch: per partition its messages, in order, from its position on.
         positions: of these partitions, as the caller believes them to be.
         fault: why its messages are refused unread.
+        deliveries: what the reader made of this batch, if it was read before.
         checkpoint: called with the name of each step that was just done, for tests.
 
     Returns:
@@ -73,7 +75,8 @@ def take_in(
         UnavailableError: the database is away; nothing was kept, unless it went away in the
             commit itself, and then the next attempt finds the partitions moved.
     """
-    deliveries = reader.read(batch, positions, fault)
+    if deliveries is None:
+        deliveries = reader.read(batch, positions, fault)
     moves = [_move(place, messages) for place, messages in batch.items()]
     with store.transaction(Scope.district()) as conn:
         moved = overtaken(conn, group, {place: positions[place] for place in batch})

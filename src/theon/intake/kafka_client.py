@@ -38,6 +38,8 @@ _OURS = {
     "auto.offset.reset",
     "enable.idempotence",
     "isolation.level",
+    "group.protocol",
+    "partition.assignment.strategy",
 }
 
 

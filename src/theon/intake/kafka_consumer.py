@@ -1,10 +1,10 @@
-"""The consumer of Kafka: reads ahead a little, takes in batch by batch, survives what goes away.
+"""The consumer of Kafka: takes in batch by batch, and survives what goes away.
 
-It trusts nothing but its partitions' rows in PostgreSQL. A partition that it is given, or that
-turns out to have moved, is *unsettled*: paused until its row and what the broker holds of it were
-looked at (`kafka_offsets.settle`). Messages of partitions that it does not hold are dropped;
-whoever holds them reads them. While the database is slow or away, reading is paused and the batch
-is tried again.
+While one batch is taken in, the next is collected and read.
+
+It trusts nothing but its partitions' rows in PostgreSQL (`kafka_partitions`, `kafka_offsets`).
+Messages of partitions that it does not hold are dropped; whoever holds them reads them. While the
+database is slow or away, reading is paused and the batch is tried again.
 """
 
 import logging
@@ -12,41 +12,38 @@ import os
 import socket
 import threading
 import time
-from dataclasses import replace
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from sqlalchemy.exc import DBAPIError
 
-from theon.errors import TheonError
+from theon.errors import ConflictError, TheonError, UnavailableError
 from theon.intake import kafka_client
-from theon.intake.kafka_batches import Checkpoint, OvertakenError, Reader, take_in
+from theon.intake.kafka_batches import Checkpoint, Delivery, OvertakenError, Reader, take_in
 from theon.intake.kafka_heartbeats import Heartbeat, beat, end
-from theon.intake.kafka_offsets import (
-    EXPIRED,
-    CutOffError,
-    Extent,
-    Gap,
-    Move,
-    Place,
-    Position,
-    record_gap,
-    settle,
-    standings,
-)
+from theon.intake.kafka_offsets import CutOffError, Move, Place, Position, standings
+from theon.intake.kafka_partitions import Batch, Partitions
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
 CARE_S = 5.0
 LONGEST_BACKOFF_S = 5.0
-# How long a partition may seem to end before our place: a new leader may not be up to date yet.
-CUT_OFF_AFTER_S = 30.0
 CHUNK = 1_000
 MOST_FAULTS = 20  # in a row; then it is not the messages
 
-_Batch = dict[Place, list[Message]]
+
+@dataclass(frozen=True)
+class _Flight:
+    """A batch that is being taken in."""
+
+    batch: Batch
+    moves: Future[list[Move]]
+
 
 _log = logging.getLogger(__name__)
 
@@ -88,13 +85,11 @@ class KafkaConsumer:
         self._topics = topics
         self._checkpoint = checkpoint or (lambda _: None)
         self._group = settings.kafka_group_id
-        self._positions: dict[Place, Position] = {}
-        self._unsettled: dict[Place, float] = {}  # since when
-        self._doubted: dict[Place, tuple[int, int]] = {}
+        self._held = Partitions(store, self._group)
         self._broker_away: str | None = None
         self._faults = 0
+        self._flight: _Flight | None = None
         self._care_at_s = 0.0
-        self._settle_at_s = 0.0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self.id = f"{settings.kafka_client_id}-{socket.gethostname()}-{os.getpid()}-{id(self):x}"
@@ -127,7 +122,7 @@ class KafkaConsumer:
     @property
     def partitions(self) -> list[Place]:
         """The partitions that it holds."""
-        return sorted([*self._positions, *self._unsettled])
+        return self._held.held
 
     def run(self) -> None:
         """Read until `stop`; a client that fails for good is replaced."""
@@ -148,9 +143,11 @@ class KafkaConsumer:
                 _log.exception("the consumer of Kafka begins again")
                 self._stopping.wait(_backoff_s(failures))
             finally:
+                if self._flight is not None:
+                    wait([self._flight.moves])
+                    self._flight = None
                 consumer.close()
-                self._positions.clear()
-                self._unsettled.clear()
+                self._held.clear()
         self.state = "stopped"
         try:
             with self._store.transaction(Scope.district()) as conn:
@@ -161,78 +158,44 @@ class KafkaConsumer:
     def _read(self, consumer: Consumer) -> None:
         consumer.subscribe(
             list(self._topics),
-            on_assign=self._given,
-            on_revoke=self._taken_away,
-            on_lost=self._taken_away,
+            on_assign=self._held.given,
+            on_revoke=self._held.taken_away,
+            on_lost=self._held.taken_away,
         )
         admin = kafka_client.open_admin(self._settings)
-        while not self._stopping.is_set():
-            now_s = time.monotonic()
-            if now_s >= self._care_at_s:
-                self._care(consumer, admin)
-                self._care_at_s = time.monotonic() + CARE_S
-            if self._unsettled and now_s >= self._settle_at_s:
-                self._settle(consumer, admin)
-            batch = self._collect(consumer)
-            if batch:
-                self._take(consumer, batch)
+        with ThreadPoolExecutor(1, thread_name_prefix="kafka-intake") as intake:
+            while not self._stopping.is_set():
+                if time.monotonic() >= self._care_at_s:
+                    self._finish(consumer)
+                    self._care(consumer, admin)
+                    self._care_at_s = time.monotonic() + CARE_S
+                if self._held.wanting:
+                    self._finish(consumer)
+                    self._settle(consumer, admin)
+                batch = self._collect(consumer)
+                read = self._read_ahead(batch)
+                self._finish(consumer)
+                if read is not None and self._held.follows(batch):
+                    self._checkpoint("collected")
+                    expected = dict(self._held.positions)
+                    self._flight = _Flight(
+                        batch, intake.submit(self._take_in, batch, expected, read)
+                    )
+                elif batch:
+                    self._take(consumer, batch)
+            self._finish(consumer)
 
     # -- partitions -----------------------------------------------------------------------
 
-    def _given(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        consumer.incremental_assign(
-            [TopicPartition(p.topic, p.partition, p.offset) for p in partitions]
-        )
-        if partitions:
-            consumer.pause(partitions)
-        for p in partitions:
-            self._unsettled[p.topic, p.partition] = time.monotonic()
-        self._settle_at_s = 0.0
-
-    def _taken_away(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for p in partitions:
-            self._positions.pop((p.topic, p.partition), None)
-            self._unsettled.pop((p.topic, p.partition), None)
-        if partitions:
-            consumer.incremental_unassign(partitions)
-
-    def _unsettle(self, consumer: Consumer, place: Place) -> None:
-        if self._positions.pop(place, None) is not None:
-            self._unsettled[place] = time.monotonic()
-            consumer.pause([TopicPartition(*place)])
-
     def _settle(self, consumer: Consumer, admin: AdminClient) -> None:
-        """Find out where the unsettled partitions stand, and read on from there."""
-        self._settle_at_s = time.monotonic() + 1.0
         try:
-            extents = kafka_client.extents(admin, list(self._unsettled))
+            self._held.settle(consumer, admin)
         except KafkaException as error:
             self._note("broker away", error)
-            return
-        for place, extent in extents.items():
-            try:
-                position = self._stand(place, extent)
-                consumer.seek(TopicPartition(*place, position.next_offset))
-                consumer.resume([TopicPartition(*place)])
-            except (TheonError, DBAPIError) as error:
-                self._note("database away", error)
-            except CutOffError:
-                self._note("failing", f"{place[0]}/{place[1]} ends before where it was read to")
-            except KafkaException as error:  # it is not being fetched yet
-                _log.info("partition %s/%s: %s", *place, kafka_client.reason(error))
-            else:
-                self._positions[place] = position
-                del self._unsettled[place]
-        if not self._unsettled:
-            self._settle_at_s = 0.0
-
-    def _stand(self, place: Place, extent: Extent) -> Position:
-        believe = time.monotonic() - self._unsettled[place] > CUT_OFF_AFTER_S
-        with self._store.transaction(Scope.district()) as conn:
-            position, gap = settle(conn, self._group, place, extent, cut_off=believe)
-        if gap is not None:
-            _tell(gap)
-        return position
+        except (TheonError, DBAPIError) as error:
+            self._note("database away", error)
+        except CutOffError as error:
+            self._note("failing", error)
 
     def _care(self, consumer: Consumer, admin: AdminClient) -> None:
         """What time brings: a heartbeat, rows that somebody moved, topics that were made anew."""
@@ -246,10 +209,15 @@ class KafkaConsumer:
             self._note("broker away", self._broker_away)
         elif self.state in ("starting", "broker away"):
             self._listening()
-        for place, position in list(self._positions.items()):
-            known = position.topic_id
-            if known is not None and ids.get(place[0], known) != known:
-                self._unsettle(consumer, place)
+        self._held.unsettle(
+            consumer,
+            [
+                place
+                for place, position in self._held.positions.items()
+                if position.topic_id is not None
+                and ids.get(place[0], position.topic_id) != position.topic_id
+            ],
+        )
         try:
             with self._store.transaction(Scope.district()) as conn:
                 beat(conn, self._heartbeat())
@@ -259,9 +227,14 @@ class KafkaConsumer:
             return
         if self.state == "database away":
             self._listening()
-        for place, position in list(self._positions.items()):
-            if place not in found or found[place].next_offset != position.next_offset:
-                self._unsettle(consumer, place)
+        self._held.unsettle(
+            consumer,
+            [
+                place
+                for place, position in self._held.positions.items()
+                if place not in found or found[place].next_offset != position.next_offset
+            ],
+        )
 
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(
@@ -278,11 +251,11 @@ class KafkaConsumer:
 
     # -- messages -------------------------------------------------------------------------
 
-    def _collect(self, consumer: Consumer) -> _Batch:
+    def _collect(self, consumer: Consumer) -> Batch:
         """Messages of settled partitions, each in order and from its position on."""
         until_s = time.monotonic() + self._settings.kafka_batch_ms / 1000
         most, most_bytes = self._settings.kafka_batch_events, self._settings.kafka_buffer_mb << 20
-        batch: _Batch = {}
+        batch: Batch = {}
         count = size = 0
         while count < most and size < most_bytes and not self._stopping.is_set():
             left_s = until_s - time.monotonic()
@@ -294,7 +267,7 @@ class KafkaConsumer:
                     self._heard(failed)
                     continue
                 place = (message.topic(), message.partition())
-                if place in self._positions:
+                if place in self._held.positions:
                     batch.setdefault(place, []).append(message)
                     size += len(message)
             count += len(chunk)
@@ -312,95 +285,79 @@ class KafkaConsumer:
         else:
             _log.info("Kafka: %s", error.str())
 
-    def _take(self, consumer: Consumer, batch: _Batch) -> None:
+    def _read_ahead(self, batch: Batch) -> list[Delivery] | None:
+        """Read a batch while the one before it is taken in; None if it needs a closer look."""
+        if not batch:
+            return None
+        try:
+            return self._reader.read(batch, self._held.positions)
+        except Exception as error:
+            _log.info("a batch could not be read ahead: %s", error)
+            return None
+
+    def _finish(self, consumer: Consumer) -> None:
+        """Wait for the batch that is being taken in; where that failed, find out why."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        try:
+            moves = flight.moves.result()
+        except Exception as error:
+            _log.info("a batch is tried again: %s", error)
+            self._take(consumer, flight.batch)
+        else:
+            self._done(consumer, moves)
+
+    def _take_in(
+        self,
+        batch: Batch,
+        positions: dict[Place, Position],
+        read: list[Delivery] | None = None,
+        fault: str | None = None,
+    ) -> list[Move]:
+        return take_in(
+            self._store,
+            self._group,
+            self._reader,
+            batch,
+            positions,
+            fault=fault,
+            deliveries=read,
+            checkpoint=self._checkpoint,
+        )
+
+    def _take(self, consumer: Consumer, batch: Batch) -> None:
         """Take in a batch; returns when it is done or not ours any more."""
         failures = 0
         paused: list[TopicPartition] = []
         while not self._stopping.is_set():
-            self._keep_ours(consumer, batch)
+            self._held.keep_ours(consumer, batch)
             if not batch:
                 break
             try:
                 self._checkpoint("collected")
-                moves = take_in(
-                    self._store,
-                    self._group,
-                    self._reader,
-                    batch,
-                    self._positions,
-                    checkpoint=self._checkpoint,
-                )
-                self._done(consumer, moves)
+                self._done(consumer, self._take_in(batch, self._held.positions))
                 break
             except OvertakenError as error:
-                for place in error.places:
-                    self._unsettle(consumer, place)
-            except (TheonError, DBAPIError) as error:
-                if isinstance(error, DBAPIError) and not _passing(error):
+                self._held.unsettle(consumer, error.places)
+            except Exception as error:
+                if not _passing(error):
                     self._take_in_parts(consumer, batch, error)
                     break
                 failures += 1
                 self._note("database away", error)
                 if not paused:
-                    paused = [TopicPartition(*place) for place in self._positions]
+                    paused = [TopicPartition(*place) for place in self._held.positions]
                     consumer.pause(paused)
                 self._wait(consumer, _backoff_s(failures))
-            except Exception as error:
-                self._take_in_parts(consumer, batch, error)
-                break
-        held = [p for p in paused if (p.topic, p.partition) in self._positions]
+        held = [p for p in paused if (p.topic, p.partition) in self._held.positions]
         if held:
             consumer.resume(held)
-
-    def _keep_ours(self, consumer: Consumer, batch: _Batch) -> None:
-        """Drop what is not ours any more; look at offsets that are missing."""
-        for place, messages in list(batch.items()):
-            position = self._positions.get(place)
-            if position is None:
-                del batch[place]
-                continue
-            first, last = messages[0].offset() or 0, messages[-1].offset() or 0
-            jump = (position.next_offset, first)
-            if first < jump[0] or (first > jump[0] and self._doubted.get(place) != jump):
-                # Look again before offsets are believed to be missing.
-                self._doubted[place] = jump
-                self._unsettle(consumer, place)
-                del batch[place]
-            elif last - position.next_offset >= len(messages):
-                self._missing(consumer, place, messages)
-
-    def _missing(
-        self,
-        consumer: Consumer,
-        place: Place,
-        messages: list[Message],
-    ) -> None:
-        """Of offsets that did not come, note those that retention took before we read them.
-
-        Others never were messages of ours: ends of transactions, or what a compaction left out.
-        """
-        try:
-            low, _ = consumer.get_watermark_offsets(TopicPartition(*place), timeout=5.0)
-        except KafkaException:
-            return
-        expected = self._positions[place].next_offset
-        gaps = []
-        for message in messages:
-            offset = message.offset() or 0
-            if expected < min(offset, low):
-                gaps.append(Gap(place, EXPIRED, expected, min(offset, low)))
-            expected = offset + 1
-        if gaps:
-            with self._store.transaction(Scope.district()) as conn:
-                for gap in gaps:
-                    record_gap(conn, self._group, gap)
-            for gap in gaps:
-                _tell(gap)
 
     def _take_in_parts(
         self,
         consumer: Consumer,
-        batch: _Batch,
+        batch: Batch,
         error: Exception,
     ) -> None:
         """A message that nothing can be done with must not stop its partition.
@@ -417,28 +374,25 @@ class KafkaConsumer:
         if self._faults > MOST_FAULTS:
             self._note("failing", error)
             _log.error("messages cannot be taken in", exc_info=error)
-            for place in batch:  # reading begins again at this message
-                self._unsettle(consumer, place)
-            self._settle_at_s = time.monotonic() + LONGEST_BACKOFF_S
+            self._held.unsettle(consumer, batch)  # reading begins again at this message
+            self._held.wait(LONGEST_BACKOFF_S)
             return
         _log.error("a message became a dead letter", exc_info=error)
         fault = f"{type(error).__name__}: {error}"[:1000]
-        moves = take_in(self._store, self._group, self._reader, batch, self._positions, fault=fault)
-        self._done(consumer, moves, faulty=True)
+        self._done(consumer, self._take_in(batch, self._held.positions, fault=fault), faulty=True)
 
     def _done(self, consumer: Consumer, moves: list[Move], *, faulty: bool = False) -> None:
         for move in moves:
-            position = self._positions[move.place]
-            self._positions[move.place] = replace(position, next_offset=move.next_offset)
             self.messages += move.messages
+        self._held.moved(moves)
         if not faulty:
             self._faults = 0
             self._listening()
-        # For tools that show lag; nothing here reads it.
-        consumer.commit(
-            offsets=[TopicPartition(*move.place, move.next_offset) for move in moves],
-            asynchronous=True,
-        )
+        with suppress(KafkaException):  # for tools that show lag; nothing here reads it
+            consumer.commit(
+                offsets=[TopicPartition(*move.place, move.next_offset) for move in moves],
+                asynchronous=True,
+            )
 
     def _wait(self, consumer: Consumer, seconds: float) -> None:
         """Stay in the group while nothing can be taken in."""
@@ -451,7 +405,7 @@ class KafkaConsumer:
             if failed is not None:
                 self._heard(failed)
             else:  # all is paused; should one come all the same, it is read again later
-                self._unsettle(consumer, (message.topic() or "", message.partition() or 0))
+                self._held.unsettle(consumer, [(message.topic() or "", message.partition() or 0)])
 
     # -- how it is ------------------------------------------------------------------------
 
@@ -470,23 +424,19 @@ class KafkaConsumer:
         self.state, self.error = state, what
 
 
-def _tell(gap: Gap) -> None:
-    end_ = "?" if gap.end is None else gap.end
-    topic, partition = gap.place
-    _log.error("%s/%s: offsets %s to %s: %s", topic, partition, gap.first, end_, gap.kind)
-
-
 def _backoff_s(failures: int) -> float:
     return min(LONGEST_BACKOFF_S, 0.1 * 2.0 ** min(failures, 8))
 
 
-def _passing(error: DBAPIError) -> bool:
+def _passing(error: Exception) -> bool:
     """Whether the same again may succeed: the connection, a deadlock, a lock, a limit of time."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, (UnavailableError, ConflictError))
     state = str(getattr(error.orig, "sqlstate", None) or "08")
     return error.connection_invalidated or state[:2] in ("08", "40", "53", "55", "57", "58")
 
 
-def _halves(batch: _Batch) -> list[_Batch]:
+def _halves(batch: Batch) -> list[Batch]:
     """Two batches; the first has what must come first."""
     if len(batch) > 1:
         places = list(batch)

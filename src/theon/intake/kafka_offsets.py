@@ -11,13 +11,14 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from theon.intake.gaps import KAFKA_OFFSETS, Gap, notice
 from theon.store.scope import DISTRICT
 
 Place = tuple[str, int]  # topic and partition
 
-EXPIRED = "expired"  # retention removed them before they were read
-CUT_OFF = "cut off"  # the partition ends before where we are: its broker lost them
-MADE_ANEW = "made anew"  # the topic was deleted and made again: offsets begin again
+EXPIRED = "were removed by the topic's retention before they were read."
+CUT_OFF = "that were read are not there any more: a broker lost them, and perhaps others."
+MADE_ANEW = "was deleted and made anew, so its offsets begin again."
 
 _ROOT = f"(SELECT id FROM theon.campuses WHERE slug = '{DISTRICT}')"
 
@@ -47,16 +48,25 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Gap:
+class Lost:
     """Offsets from `first` up to and without `end` that can no longer be read.
 
-    `end` is None where nobody knows how many they are: of a topic that was made anew.
+    `end` is None where nobody knows how many they are, or whether any: of a topic that was made
+    anew.
     """
 
     place: Place
-    kind: str
+    why: str
     first: int
     end: int | None
+
+    @property
+    def sentence(self) -> str:
+        """For whoever has to see to it."""
+        place = f"Partition {self.place[1]} of {self.place[0]}"
+        if self.end is None:
+            return f"{place} {self.why} What it had from offset {self.first} on was not read."
+        return f"{place}: {self.end - self.first:,} messages {self.why}"
 
 
 class CutOffError(Exception):
@@ -65,7 +75,7 @@ class CutOffError(Exception):
 
 def settle(
     conn: Connection, group: str, place: Place, extent: Extent, *, cut_off: bool = False
-) -> tuple[Position, Gap | None]:
+) -> tuple[Position, Lost | None]:
     """Where to read a partition on; what was missed is recorded.
 
     Args:
@@ -96,18 +106,18 @@ def settle(
     ).one()
     found = Position(*row)
     anew = None not in (found.topic_id, extent.topic_id) and found.topic_id != extent.topic_id
-    gap = None
+    lost = None
     if anew:
         position = Position(extent.low, found.generation + 1, extent.topic_id)
-        gap = Gap(place, MADE_ANEW, found.next_offset, None)
+        lost = Lost(place, MADE_ANEW, found.next_offset, None)
     elif found.next_offset > extent.high:
         if not cut_off:
-            raise CutOffError
+            raise CutOffError(f"{place[0]}/{place[1]} ends before where it was read to")
         position = Position(extent.high, found.generation, extent.topic_id or found.topic_id)
-        gap = Gap(place, CUT_OFF, extent.high, found.next_offset)
+        lost = Lost(place, CUT_OFF, extent.high, found.next_offset)
     elif found.next_offset < extent.low:
         position = Position(extent.low, found.generation, extent.topic_id or found.topic_id)
-        gap = Gap(place, EXPIRED, found.next_offset, extent.low)
+        lost = Lost(place, EXPIRED, found.next_offset, extent.low)
     else:
         position = Position(found.next_offset, found.generation, extent.topic_id or found.topic_id)
     if position != found:
@@ -124,27 +134,31 @@ def settle(
                 "topic_id": position.topic_id,
             },
         )
-    if gap is not None:
-        record_gap(conn, group, gap)
-    return position, gap
+    if lost is not None:
+        record(conn, lost)
+    return position, lost
 
 
-def record_gap(conn: Connection, group: str, gap: Gap) -> None:
-    """Remember offsets that can no longer be read."""
-    conn.execute(
-        text(
-            "INSERT INTO theon.kafka_gaps (campus_id, group_id, topic, partition, kind,"
-            f" first_offset, end_offset) VALUES ({_ROOT}, :group, :topic, :partition, :kind,"
-            " :first, :end)"
+def record(conn: Connection, lost: Lost) -> None:
+    """Put offsets that can no longer be read on record, as a gap of the district.
+
+    Args:
+        conn: a transaction of the district.
+        lost: which.
+    """
+    end = lost.first + 1 if lost.end is None else lost.end
+    root = conn.execute(text(f"SELECT {_ROOT}")).scalar_one()
+    notice(
+        conn,
+        root,
+        Gap(
+            KAFKA_OFFSETS,
+            f"kafka:{lost.place[0]}/{lost.place[1]}",
+            lost.sentence,
+            first_id=lost.first,
+            last_id=end - 1,
+            missing=end - lost.first,
         ),
-        {
-            "group": group,
-            "topic": gap.place[0],
-            "partition": gap.place[1],
-            "kind": gap.kind,
-            "first": gap.first,
-            "end": gap.end,
-        },
     )
 
 
@@ -232,30 +246,6 @@ def standings(conn: Connection, group: str) -> dict[Place, Standing]:
         {"group": group},
     )
     return {(row.topic, row.partition): Standing(*row) for row in rows}
-
-
-@dataclass(frozen=True)
-class FoundGap:
-    """A row of `kafka_gaps`."""
-
-    topic: str
-    partition: int
-    kind: str
-    first_offset: int
-    end_offset: int | None
-    found_at: datetime
-
-
-def gaps(conn: Connection, group: str, limit: int = 100) -> list[FoundGap]:
-    """What could no longer be read, the last found first."""
-    rows = conn.execute(
-        text(
-            "SELECT topic, partition, kind, first_offset, end_offset, found_at"
-            " FROM theon.kafka_gaps WHERE group_id = :group ORDER BY id DESC LIMIT :limit"
-        ),
-        {"group": group, "limit": limit},
-    )
-    return [FoundGap(*row) for row in rows]
 
 
 def rewind(conn: Connection, group: str, place: Place, offset: int) -> bool:

@@ -8,8 +8,9 @@ from sqlalchemy.exc import DBAPIError
 
 from theon.errors import TheonError
 from theon.intake import kafka_client
+from theon.intake.gaps import KAFKA_OFFSETS, KeptGap, list_gaps
 from theon.intake.kafka_heartbeats import Heartbeat, consumers
-from theon.intake.kafka_offsets import FoundGap, gaps, standings
+from theon.intake.kafka_offsets import standings
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.outbox import waiting
@@ -46,7 +47,7 @@ class KafkaStatus:
         group_state: of the consumer group, in the broker's words.
         members: of the group, by the broker.
         consumers: that wrote a heartbeat within the hour.
-        gaps: offsets that could no longer be read, the last found first.
+        gaps: offsets that could no longer be read and that nobody has seen to.
         outbox: announcements that wait to be published.
     """
 
@@ -56,7 +57,7 @@ class KafkaStatus:
     group_state: str
     members: list[kafka_client.Member]
     consumers: list[Heartbeat]
-    gaps: list[FoundGap]
+    gaps: list[KeptGap]
     outbox: int
     outbox_since: datetime | None
 
@@ -86,7 +87,7 @@ def read_status(
     with store.transaction(Scope.district()) as conn:
         read = standings(conn, group)
         alive = consumers(conn, group)
-        found = gaps(conn, group)
+        found = list_gaps(conn, kind=KAFKA_OFFSETS)
         outbox, outbox_since = waiting(conn)
     partitions = []
     for place, extent in extents.items():

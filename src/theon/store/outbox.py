@@ -39,7 +39,7 @@ class Announcement:
 
 
 def announce(conn: Connection, campus_id: int, type_: str, data: Mapping[str, Any]) -> None:
-    """Have something told once this transaction commits.
+    """Have something told once this transaction commits; for where there is a Kafka to tell it on.
 
     Args:
         conn: the transaction that makes it true; its scope holds the campus.

@@ -1,4 +1,4 @@
-"""Kafka: offsets in the transaction of what they brought, gaps, consumers, and the outbox."""
+"""Kafka: offsets in the transaction of what they brought, consumers, and the outbox."""
 
 from alembic import op
 
@@ -26,17 +26,6 @@ TABLES = {
         moved_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         PRIMARY KEY (group_id, topic, partition)
     """,
-    "kafka_gaps": f"""
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        {CAMPUS},
-        group_id text NOT NULL,
-        topic text NOT NULL,
-        partition int NOT NULL,
-        kind text NOT NULL CHECK (kind IN ('expired', 'cut off', 'made anew')),
-        first_offset bigint NOT NULL,
-        end_offset bigint CHECK (end_offset > first_offset),
-        found_at timestamptz NOT NULL DEFAULT clock_timestamp()
-    """,
     "kafka_consumers": f"""
         id text PRIMARY KEY,
         {CAMPUS},
@@ -61,14 +50,12 @@ TABLES = {
 }
 
 MORE = """
-CREATE INDEX kafka_gaps_found ON theon.kafka_gaps (found_at);
 ALTER TABLE theon.kafka_offsets SET (fillfactor = 50);
 ALTER TABLE theon.kafka_consumers SET (fillfactor = 50);
 COMMENT ON COLUMN theon.kafka_offsets.topic_id IS 'by the broker: another one is another topic';
 COMMENT ON COLUMN theon.kafka_offsets.generation IS
     'how often the topic was made anew: its offsets began again then';
 COMMENT ON COLUMN theon.kafka_offsets.last_event_at IS 'time of the last message, by its producer';
-COMMENT ON COLUMN theon.kafka_gaps.end_offset IS 'first that is there again; null: unknown';
 COMMENT ON TABLE theon.outbox IS 'what was not yet published on Kafka';
 """
 
