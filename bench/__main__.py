@@ -1,8 +1,9 @@
 """`python -m bench [PART]`: run the measurements and print one table.
 
-Parts: ingest, memory, kernel, late, jobs, queue, kafka. Ours and theirs run in turn, each in a
-process of its own, as often as `BENCH_REPEATS` says; the best run of each counts. Sizes come from
-`BENCH_EVENTS`, `BENCH_JOBS`, `BENCH_QUEUE` and `BENCH_KAFKA`.
+Parts: ingest, memory, kernel, late, jobs, queue, http, kafka, live. Ours and theirs run in turn,
+each in a process of its own, as often as `BENCH_REPEATS` says; the best run of each counts. Sizes
+come from `BENCH_EVENTS`, `BENCH_JOBS`, `BENCH_QUEUE`, `BENCH_HTTP` and `BENCH_KAFKA`;
+`BENCH_LIVE_S` is how long live is measured.
 """
 
 import argparse
@@ -26,8 +27,10 @@ from bench import data, report
 REPEATS = int(os.environ.get("BENCH_REPEATS", "2"))
 JOBS = int(os.environ.get("BENCH_JOBS", "20000"))
 LATENCIES = 400
+FULL_HOUR = 3_500_000
 SHORT_QUEUE = 10_000
 KAFKA = int(os.environ.get("BENCH_KAFKA", "2000000"))
+HTTP = int(os.environ.get("BENCH_HTTP", "100000"))
 QUEUE = int(os.environ.get("BENCH_QUEUE", "1000000"))
 RESULTS = Path(__file__).parent / "results.json"
 console = Console(width=130)
@@ -248,6 +251,23 @@ def queue() -> list[Line]:
     return lines
 
 
+def http() -> list[Line]:
+    """Events over HTTP from one client process, durable when answered, against an LRS."""
+    ours, theirs = best(
+        ("ours_batches", HTTP), ("theirs_ralph", HTTP), module="http_work", unit="events"
+    )
+    singles = run("ours_singles", HTTP // 10, module="http_work")
+    batches = HTTP - 2 * 500  # the first two warm up
+    per_s = batches / ours["seconds"]
+    single_per_s = (HTTP // 10 - 100) / singles["seconds"]
+    return [
+        at_least("http", "events in batches of 500, durable; target", per_s, 25_000, 1),
+        at_least("http", f"the same, Ralph on its file back end, {HTTP:,}", per_s,
+                 batches / theirs["seconds"], 10),
+        at_least("http", "single events on 32 connections; target", single_per_s, 1_500, 1),
+    ]  # fmt: skip
+
+
 def kafka() -> list[Line]:
     """Topics that are full, to the lake and the metrics; broker and consumer share the machine."""
     small, large = (
@@ -262,6 +282,23 @@ def kafka() -> list[Line]:
     ]  # fmt: skip
 
 
+def live() -> list[Line]:
+    """From accepted to told by the stream, at a thousand events a second, in a full hour too."""
+    lines = []
+    for held in (0, FULL_HOUR):
+        found = run("minute", held, module="live_work", unit="events of this hour")
+        where = f", {held:,} events in the hour" if held else ""
+        for kind, limit_s in (("activity", 3), ("outcome", 1)):
+            for name, target in (("p50", ""), ("p95", "≤ 1")):
+                ours = found[kind][f"{name}_s"]
+                lines.append(
+                    Line("live", f"{kind}: accepted to told, {name}{where}; limit", ours, limit_s,
+                         ours / limit_s, target, not target or ours <= limit_s)
+                )  # fmt: skip
+        console.print(f"    {found}")
+    return lines
+
+
 PARTS: dict[str, Callable[[], list[Line]]] = {
     "ingest": ingest,
     "memory": memory,
@@ -269,10 +306,12 @@ PARTS: dict[str, Callable[[], list[Line]]] = {
     "late": late,
     "jobs": jobs,
     "queue": queue,
+    "http": http,
     "kafka": kafka,
+    "live": live,
 }
 OF_JOBS = ("jobs", "queue")
-SIZES = {**dict.fromkeys(OF_JOBS, 0), "kafka": KAFKA}  # all others: `data.EVENTS`
+OF_ARRIVALS = ("http", "kafka", "live")
 
 
 def main() -> int:
@@ -284,7 +323,7 @@ def main() -> int:
     for name in [chosen] if chosen else PARTS:
         console.print(f"[bold]{name}[/bold]")
         lines += PARTS[name]()
-    title = "jobs" if chosen in OF_JOBS else f"{SIZES.get(chosen, data.EVENTS):,} events"
+    title = report.what(_log_of(chosen or ""))
     table = Table(title=title, caption=machine())
     for column in ("name (ours, theirs)", "ours", "theirs", "ratio", "target", "holds"):
         table.add_column(column, justify="left" if column.startswith("name") else "right")
@@ -319,11 +358,15 @@ def write(lines: list[Line]) -> None:
         before = json.loads(RESULTS.read_text())["lines"]
     ran = {line.part for line in lines}
     kept = [line for line in before if line["part"] not in ran]
-    new = [
-        {**asdict(line), "machine": machine(), "events": SIZES.get(line.part, data.EVENTS)}
-        for line in lines
-    ]
+    new = [{**asdict(line), "machine": machine(), "events": _log_of(line.part)} for line in lines]
     RESULTS.write_text(json.dumps({"lines": kept + new}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _log_of(part: str) -> int:
+    """Events of the log that a part works on; for parts without one, what `report.what` knows."""
+    if part in OF_JOBS:
+        return report.JOBS
+    return report.ARRIVALS if part in OF_ARRIVALS else data.EVENTS
 
 
 if __name__ == "__main__":

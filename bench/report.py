@@ -10,20 +10,27 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results.json"
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+JOBS, ARRIVALS = 0, -1  # in place of a number of events
 HEAD = "| | ours | theirs | ratio | target | holds |\n|---|---:|---:|---:|---:|---|"
 
 
 def block(results: dict[str, Any]) -> str:
-    """The text between the marks: a table per machine and number of events; 0 is of jobs."""
+    """The text between the marks: a table per machine and log."""
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in results["lines"]:
         runs.setdefault((line["machine"], line["events"]), []).append(line)
     tables = []
     for (machine, events), lines in runs.items():
         rows = "\n".join(_row(line) for line in lines)
-        what = f"{events:,} events" if events else "Background jobs"
-        tables.append(f"{what}; {machine}:\n\n{HEAD}\n{rows}")
+        tables.append(f"{what(events)}; {machine}:\n\n{HEAD}\n{rows}")
     return "\n\n".join(tables)
+
+
+def what(events: int) -> str:
+    """What is measured on."""
+    return {JOBS: "Background jobs", ARRIVALS: "Events as they arrive"}.get(
+        events, f"{events:,} events"
+    )
 
 
 def _row(line: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, text
 
+from theon.events.outcome_news import OutcomeNews, announce_outcomes
 from theon.intake.arrivals import (
     EVENT_COLUMNS,
     ORDINAL,
@@ -22,7 +23,8 @@ from theon.intake.arrivals import (
 from theon.intake.delivery import keep_letters, record_delivery
 from theon.intake.event_ids import register
 from theon.intake.journal import write_journal
-from theon.outcomes.observer import observe
+from theon.outcomes.columns import CHANNEL
+from theon.outcomes.observer import STRUCTURE, Observed, observe
 from theon.roster.campuses import Campus
 
 
@@ -54,7 +56,7 @@ def accept(
         refused = pa.concat_tables([refused, _refused(arrival, reused)])
     if new.num_rows:
         events = new.select([field.name for field in EVENT_COLUMNS])
-        observe(conn, campus.id, campus.timezone, events)
+        _tell_outcomes(conn, campus, observe(conn, campus.id, campus.timezone, events))
         write_journal(conn, campus.id, campus.slug, source, batch, events)
     kept = 0
     if letters and refused.num_rows:
@@ -70,6 +72,16 @@ def accept(
         dead_lettered=kept,
     )
     return Receipt(arrival.received, new.num_rows, duplicates, refused)
+
+
+def _tell_outcomes(conn: Connection, campus: Campus, observed: Observed) -> None:
+    """Tell whoever watches what kinds of outcomes there are, in which courses."""
+    news = [
+        OutcomeNews(campus.slug, course or None, kind, count)
+        for (kind, course), count in observed.kinds.items()
+        if kind != STRUCTURE  # of a course, not of anybody in it
+    ]
+    announce_outcomes(conn, CHANNEL, news)
 
 
 def _refused(arrival: Arrival, reused: list[int]) -> pa.Table:

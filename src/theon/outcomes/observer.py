@@ -7,7 +7,8 @@ so none overwrites what another found.
 """
 
 import threading
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import duckdb
 import pyarrow as pa
@@ -48,11 +49,13 @@ class Observed:
         facts: facts that were not known before.
         learners: learners in courses with news; each course of a learner counts.
         rows: rows of metrics that were written or removed.
+        kinds: the new facts by kind and course; the course is empty where they are of none.
     """
 
     facts: int = 0
     learners: int = 0
     rows: int = 0
+    kinds: Counter[tuple[str, str]] = field(default_factory=Counter, compare=False)
 
 
 def observe(conn: Connection, campus_id: int, timezone: str, events: pa.Table) -> Observed:
@@ -72,12 +75,12 @@ def observe(conn: Connection, campus_id: int, timezone: str, events: pa.Table) -
         return Observed()
     lock(conn, campus_id)
     added: set[tuple[str, str, str]] = set()
-    count = 0
+    kinds: Counter[tuple[str, str]] = Counter()
     for start in range(0, len(facts), CHUNK_FACTS):
         columns = zip(*facts[start : start + CHUNK_FACTS], strict=True)
         values = {name: list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
         found = conn.execute(_INSERT, {"campus": campus_id, **values}).all()
-        count += len(found)
+        kinds.update((row.kind, row.course_id) for row in found)
         added.update((row.kind, row.user_id, row.course_id) for row in found)
     learners = {(user, course) for _, user, course in added if user and course}
     courses = sorted({course for kind, _, course in added if kind == STRUCTURE})
@@ -85,7 +88,7 @@ def observe(conn: Connection, campus_id: int, timezone: str, events: pa.Table) -
         found = conn.execute(_LEARNERS, {"campus": campus_id, "courses": courses}).all()
         learners.update((row.user_id, row.course_id) for row in found)
     rows = write_columns(conn, campus_id, timezone, sorted(learners)) if learners else 0
-    return Observed(count, len(learners), rows)
+    return Observed(kinds.total(), len(learners), rows, kinds)
 
 
 def lock(conn: Connection, campus_id: int) -> None:
