@@ -127,7 +127,8 @@ def replay(
         groups.setdefault((letter.campus_id, letter.source, letter.format), []).append(letter)
     steps = mend or Mend()
     tried: list[Tried] = []
-    for group in groups.values():
+    # In one order everywhere, or two replays could wait for each other.
+    for _, group in sorted(groups.items()):
         tried += _try_group(conn, read, group, steps)
     _end(conn, [one for one in tried if one.outcome != REFUSED], actor)
     _keep_waiting(conn, [one for one in tried if one.outcome == REFUSED and one.was_read])
