@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from theon.intake.gaps import list_gaps
 from theon.intake.journal import read_journal
 from theon.intake.kafka_batches import OvertakenError, take_in
 from theon.intake.kafka_offsets import (
@@ -124,6 +125,7 @@ def test_in_any_order_of_assignments_late_writes_and_rewinds_each_message_counts
 
 
 PLACE = (TOPIC, 0)
+SOURCE = f"kafka:{PLACE[0]}/{PLACE[1]}"
 
 
 def read_to(store: Store, extent: Extent, **how: bool) -> tuple[Position, Gap | None]:
@@ -141,6 +143,10 @@ def test_what_expired_unread_is_a_gap_once(store: Store) -> None:
     read_to(store, Extent(0, 9, "t1"))
     assert read_to(store, Extent(4, 9, "t1"))[1] == Gap(PLACE, EXPIRED, 0, 4)
     assert read_to(store, Extent(4, 9, "t1"))[1] is None
+    with store.transaction(Scope.district()) as conn:
+        [kept] = list_gaps(conn)
+    assert (kept.kind, kept.campus, kept.source) == ("kafka_offsets", "district", SOURCE)
+    assert (kept.first_id, kept.last_id, kept.missing) == (0, 3, 4)
 
 
 def test_another_topic_of_the_same_name_is_read_from_its_beginning(store: Store) -> None:
@@ -148,6 +154,9 @@ def test_another_topic_of_the_same_name_is_read_from_its_beginning(store: Store)
     position, gap = read_to(store, Extent(0, 100, "t2"))
     assert position == Position(0, 1, "t2")
     assert gap == Gap(PLACE, MADE_ANEW, 7, None)
+    with store.transaction(Scope.district()) as conn:
+        [kept] = list_gaps(conn)
+    assert (kept.first_id, kept.last_id, kept.missing) == (7, None, None)
 
 
 def test_a_partition_that_ends_too_early_is_believed_only_in_the_end(store: Store) -> None:

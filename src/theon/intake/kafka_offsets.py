@@ -11,6 +11,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from theon.intake.gaps import KAFKA_OFFSETS, notice
+from theon.intake.gaps import Gap as PeoplesGap
 from theon.store.scope import DISTRICT
 
 Place = tuple[str, int]  # topic and partition
@@ -145,6 +147,28 @@ def record_gap(conn: Connection, group: str, gap: Gap) -> None:
             "first": gap.first,
             "end": gap.end,
         },
+    )
+    root = conn.execute(text(f"SELECT {_ROOT}")).scalar_one()
+    notice(conn, root, _for_people(gap))
+
+
+def _for_people(gap: Gap) -> PeoplesGap:
+    """The gap as the delivery ledger keeps it: of the district, for any campus may miss events."""
+    topic, partition = gap.place
+    which = f"partition {partition} of {topic}"
+    if gap.end is None:
+        words = f"The topic {topic} was made anew; what followed offset {gap.first} is not known."
+    elif gap.kind == EXPIRED:
+        words = f"Messages of {which} expired before they were read."
+    else:
+        words = f"The broker has lost messages of {which} that were read from it."
+    return PeoplesGap(
+        KAFKA_OFFSETS,
+        f"kafka:{topic}/{partition}",
+        words,
+        first_id=gap.first,
+        last_id=None if gap.end is None else gap.end - 1,
+        missing=None if gap.end is None else gap.end - gap.first,
     )
 
 
