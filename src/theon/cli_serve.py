@@ -20,6 +20,7 @@ from theon.background import Background
 from theon.bootstrap import Theon
 from theon.errors import UnavailableError
 from theon.metrics.live import LiveHub
+from theon.web.delivery import add_delivery_pages
 from theon.web.jobs_pages import add_jobs_pages
 from theon.web.pages import add_pages
 from theon.web.sign_in import add_sign_in_pages
@@ -45,6 +46,7 @@ def serve_pages(theon: Theon) -> None:
     hub = LiveHub(theon.store)
     add_live_api(app, hub)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
+    add_delivery_pages(app)
     add_xapi(app, theon.store, events.throttle)
     add_pages(app, theon.store, hub)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound

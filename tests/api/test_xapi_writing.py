@@ -45,13 +45,9 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Any:
             return await submit(self, sending)
 
         monkeypatch.setattr(xapi_writing.Writers, "store", store)
-        monkeypatch.setattr(
-            xapi_writing.Writers, "run", lambda self, do, *args: _now(do, *args)
-        )
+        monkeypatch.setattr(xapi_writing.Writers, "run", lambda self, do, *args: _now(do, *args))
         with lrs.client as client, ThreadPoolExecutor(len(requests)) as pool:
-            answers = list(
-                pool.map(lambda value: client.post(STATEMENTS, json=value), requests)
-            )
+            answers = list(pool.map(lambda value: client.post(STATEMENTS, json=value), requests))
         return [answer.status_code for answer in answers]
 
     send.sizes = sizes  # type: ignore[attr-defined]

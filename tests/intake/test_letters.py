@@ -139,10 +139,10 @@ def test_a_letter_of_an_event_that_has_come_since_is_a_duplicate(
 def test_an_event_without_id_gets_that_of_its_message(store: Store, lincoln: str) -> None:
     """So it is the same if the topic is read again from its beginning."""
     lines = [{"may_lack_id": True, "at": "x"}, {"may_lack_id": True, "at": "x"}]
-    send(store, lincoln, lines, "kafka:t", places=["my/topic/3 at 17", None])
+    send(store, lincoln, lines, "kafka:t", places=["my.topic#2/3 at 17", None])
     ids = [letter.id for letter in listed(store)]
     try_again(store, ids, mend=read_mend([{"do": "set", "field": "at", "value": AT}]))
-    assert accepted(store, lincoln) == ["kafka:my/topic:3:17", f"letter:{max(ids)}"]
+    assert accepted(store, lincoln) == ["kafka:my.topic#2:3:17", f"letter:{max(ids)}"]
 
 
 def test_a_preview_says_what_would_be_and_changes_nothing(store: Store, lincoln: str) -> None:
@@ -228,6 +228,23 @@ def test_letters_of_another_campus_are_not_there(store: Store, lincoln: str) -> 
             get_letter(conn, letter.id)
     assert replay_matching(store, Scope("elm"), read, LetterFilter(), "eve").refused == 0
     assert listed(store) == [letter]
+
+
+def test_a_letter_of_the_district_goes_to_the_campus_that_it_names(
+    store: Store, lincoln: str
+) -> None:
+    """Messages that name no campus are kept by the district, which has no events of its own."""
+    send(store, "district", [{"x": 1}, {"x": 2, "campus": "lincon"}])
+    ids = [letter.id for letter in listed(store)]
+    good = [{"do": "set", "field": "id", "value": "a"}, {"do": "set", "field": "at", "value": AT}]
+    second, first = try_again(store, ids, mend=read_mend(good)).tried[::-1]
+    assert (first.outcome, first.reason) == ("refused", "no campus named")
+    assert (second.outcome, second.reason, second.detail) == ("refused", "no such campus", "lincon")
+    for slug, outcome in (("district", "refused"), ("lincoln", "accepted")):
+        mend = read_mend([*good, {"do": "set", "field": "campus", "value": slug}])
+        assert try_again(store, ids[:1], mend=mend).tried[0].outcome == outcome
+    assert accepted(store, "district") == []
+    assert accepted(store, lincoln) == ["a"]
 
 
 def test_a_letter_of_a_mapping_that_is_gone_waits(store: Store, lincoln: str) -> None:

@@ -22,6 +22,8 @@ _REFUSED: "list[pa.Field[Any]]" = [
 REFUSED_SCHEMA = pa.schema(_REFUSED)
 
 REUSED_ID = "id used for another event"
+NO_CAMPUS = "no campus named"
+UNKNOWN_CAMPUS = "no such campus"
 
 
 def no_refused() -> pa.Table:

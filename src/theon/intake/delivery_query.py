@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from theon.errors import InputError
 
 HOURS_AT_MOST = 24 * 400
+REMEMBERED_DAYS = 35
 FIGURES = ("received", "accepted", "duplicate", "rejected", "dead_lettered")
 By = Literal["hour", "day"]
 
@@ -47,7 +48,7 @@ class SourceFigures(Figures):
     """Figures of a source over the whole span that was asked for.
 
     Attributes:
-        last_at: when something last came, in the span or before.
+        last_at: when something last came, in the span or before; None if that is longer ago.
         reasons: why events were rejected, and how many; most first.
         waiting_letters: dead letters that wait for a person, whatever their age.
     """
@@ -82,7 +83,7 @@ class Delivery:
         since, until: the span; hours that begin in it.
         total: of all sources.
         sources: each of a campus, by campus and name; also those that sent nothing in the span
-            but have sent before.
+            but in the last `REMEMBERED_DAYS`, or that have dead letters waiting.
         journal: per campus that has or had something to land.
     """
 
@@ -166,12 +167,18 @@ _SUMS = ", ".join(
 _PLAIN_SUMS = ", ".join(f"sum(d.{name})::bigint AS {name}" for name in FIGURES)
 _ONE = "(CAST(:source AS text) IS NULL OR d.source = :source)"
 
+# Hours before the span are only looked at for when a source last sent.
 _SOURCES = f"""
-SELECT {_SUMS}, c.slug AS campus, d.source, max(d.last_at) AS last_at,
-    (SELECT count(*) FROM theon.dead_letters l WHERE l.campus_id = d.campus_id
-        AND l.source = d.source AND l.state = 'waiting') AS waiting_letters
-FROM theon.delivery_counts d JOIN theon.campuses c ON c.id = d.campus_id
-WHERE {_ONE} GROUP BY c.slug, d.campus_id, d.source ORDER BY c.slug, d.source"""
+WITH counts AS (SELECT d.campus_id, d.source, max(d.last_at) AS last_at, {_SUMS}
+    FROM theon.delivery_counts d
+    WHERE {_ONE} AND d.hour >= least(:since, now() - make_interval(days => {REMEMBERED_DAYS}))
+    GROUP BY d.campus_id, d.source),
+letters AS (SELECT d.campus_id, d.source, count(*) AS waiting_letters FROM theon.dead_letters d
+    WHERE {_ONE} AND d.state = 'waiting' GROUP BY d.campus_id, d.source)
+SELECT c.slug AS campus, source, last_at, coalesce(waiting_letters, 0) AS waiting_letters,
+    {", ".join(f"coalesce({name}, 0) AS {name}" for name in FIGURES)}
+FROM counts FULL JOIN letters USING (campus_id, source)
+    JOIN theon.campuses c ON c.id = campus_id ORDER BY c.slug, source"""
 
 _REASONS = f"""
 SELECT c.slug, d.source, d.reason, sum(d.events)

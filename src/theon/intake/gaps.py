@@ -26,8 +26,8 @@ class Gap:
         source: as in the delivery ledger.
         explanation: what is missing and how it shows, in a sentence.
         first_id, last_id: the Moodle log ids or Kafka offsets that are missing, both inclusive;
-            None of a silence.
-        missing: how many of them; None of a silence.
+            None of a silence. Where nobody knows how far it goes, `last_id` is None.
+        missing: how many of them; None where nobody knows.
         from_at, to_at: the last event before it and the first after it, as far as known. A silence
             is known by `from_at`.
     """

@@ -13,7 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Message
 
-from theon.intake.arrivals import ARRIVAL_SCHEMA, REFUSED_SCHEMA, Arrival
+from theon.intake.arrivals import (
+    ARRIVAL_SCHEMA,
+    NO_CAMPUS,
+    REFUSED_SCHEMA,
+    UNKNOWN_CAMPUS,
+    Arrival,
+)
 from theon.intake.kafka_batches import Batch, Delivery
 from theon.intake.kafka_offsets import Place, Position
 from theon.intake.mapped import read_arrival
@@ -26,8 +32,6 @@ from theon.store.scope import DISTRICT, Scope
 Column: TypeAlias = Any  # pa.Array; what is computed of one has no narrower type in its stubs
 
 MAPPING = "messages"
-NO_CAMPUS = "no campus named"
-UNKNOWN_CAMPUS = "no such campus"
 NOT_TAKEN = "could not be taken in"
 _NAME = "campus"
 _NAMED = (
@@ -59,14 +63,16 @@ class _Sent:
         return _Sent(self.topic, *(column.take(at) for column in columns))
 
     def places(self) -> Column:
-        """For people: 'user-events/0 at 17'."""
-        return _joined(f"{self.topic}/", self.partitions, " at ", self.offsets)
+        """For people: 'user-events/0 at 17'; a replay makes the id of it, see `ids`."""
+        return _joined(self.topic, self._anew(), "/", self.partitions, " at ", self.offsets)
 
     def ids(self) -> Column:
         """An id for messages without one. Offsets of a topic that was made anew are others."""
+        return _joined(f"kafka:{self.topic}", self._anew(), ":", self.partitions, ":", self.offsets)
+
+    def _anew(self) -> Column:
         numbers = _joined("#", self.generations)
-        anew = pc.if_else(np.asarray(self.generations) > 0, numbers, "")
-        return _joined(f"kafka:{self.topic}", anew, ":", self.partitions, ":", self.offsets)
+        return pc.if_else(np.asarray(self.generations) > 0, numbers, "")
 
 
 class MessageReader:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, text
 
 from theon.errors import InputError
-from theon.intake.arrivals import ORDINAL, Arrival
+from theon.intake.arrivals import NO_CAMPUS, ORDINAL, UNKNOWN_CAMPUS, Arrival
 from theon.intake.door import accept
 from theon.intake.letters import (
     LetterFilter,
@@ -28,7 +28,7 @@ from theon.intake.mends import Mend, UnfitMendError
 from theon.jobs.context import clean
 from theon.roster.campuses import Campus
 from theon.store.engine import Store
-from theon.store.scope import Scope
+from theon.store.scope import DISTRICT, Scope
 
 # (mapping, what was sent, ids of events that name none) → an arrival
 Reader = Callable[[str, "pa.Array[Any]", "pa.Array[Any]"], Arrival]
@@ -122,13 +122,19 @@ def replay(
         note: why, for the record.
     """
     letters = conn.execute(text(_LOCKED), {"ids": sorted(set(ids))}).all()
-    groups: dict[tuple[Any, ...], list[Any]] = {}
-    for letter in letters:
-        groups.setdefault((letter.campus_id, letter.source, letter.format), []).append(letter)
     steps = mend or Mend()
     tried: list[Tried] = []
-    for group in groups.values():
-        tried += _try_group(conn, read, group, steps)
+    groups: dict[tuple[int, str, str], list[_Fit]] = {}
+    for letter in letters:
+        found = _prepare(conn, letter, steps)
+        if isinstance(found, Tried):
+            tried.append(found)
+        else:
+            key = (found.campus.id, letter.source, letter.format)
+            groups.setdefault(key, []).append(found)
+    # In one order everywhere, or two replays could wait for each other.
+    for _, group in sorted(groups.items()):
+        tried += _try_group(conn, read, group)
     _end(conn, [one for one in tried if one.outcome != REFUSED], actor)
     _keep_waiting(conn, [one for one in tried if one.outcome == REFUSED and one.was_read])
     campuses = {letter.id: letter.campus_id for letter in letters}
@@ -189,52 +195,75 @@ def replay_matching(
         after = ids[-1]
 
 
-def _try_group(conn: Connection, read: Reader, letters: Sequence[Any], mend: Mend) -> list[Tried]:
-    """Letters of one campus, source and format."""
-    found: dict[int, Tried] = {}
-    fit: list[tuple[Any, bytes]] = []
-    for letter in letters:
-        before = bytes(letter.original)
-        try:
-            fit.append((letter, mend.apply(before)))
-        except UnfitMendError as error:
-            shown = readable(before)[0]
-            unfit = f"the mend does not fit: {error.what}"
-            found[letter.id] = Tried(letter.id, REFUSED, unfit, None, False, shown, shown)
-    was_read = True
-    if fit:
-        first = fit[0][0]
-        campus = Campus(first.campus_id, first.slug, first.name, first.timezone, None)
-        originals = pa.array([copy for _, copy in fit], pa.binary())
-        ids = pa.array([_default_id(letter) for letter, _ in fit], pa.string())
-        places = pa.array([letter.place for letter, _ in fit], pa.string())
-        try:
-            arrival = read(first.format, originals, ids)
-        except InputError as error:
-            reasons = dict.fromkeys(range(len(fit)), (error.what, None))
-            duplicates, was_read = set[int](), False
-        else:
-            arrival = Arrival(first.format, arrival.events, originals, arrival.refused, places)
-            source = SOURCE_PREFIX + first.source
-            receipt = accept(conn, campus, source, arrival, letters=False)
-            refused = receipt.refused.select([ORDINAL, "reason", "detail"]).to_pylist()
-            reasons = {row[ORDINAL]: (row["reason"], row["detail"]) for row in refused}
-            duplicates = set(receipt.duplicates)
-        for ordinal, (letter, copy) in enumerate(fit):
-            outcome = DUPLICATE if ordinal in duplicates else ACCEPTED
-            if ordinal in reasons:
-                outcome = REFUSED
-            reason, detail = reasons.get(ordinal, (None, None))
-            found[letter.id] = Tried(
-                letter.id,
-                outcome,
-                reason,
-                detail,
-                was_read=was_read,
-                before=readable(letter.original)[0],
-                after=readable(copy)[0],
-            )
-    return [found[letter.id] for letter in letters]
+@dataclass(frozen=True)
+class _Fit:
+    """A letter that is to be read: its mended copy, and the campus whose event it is."""
+
+    letter: Any
+    copy: bytes
+    campus: Campus
+
+    def tried(self, outcome: str, reason: str | None, detail: str | None, was_read: bool) -> Tried:
+        before, after = readable(self.letter.original)[0], readable(self.copy)[0]
+        return Tried(self.letter.id, outcome, reason, detail, was_read, before, after)
+
+
+def _prepare(conn: Connection, letter: Any, mend: Mend) -> _Fit | Tried:
+    """The mended copy and its campus; or why there is none."""
+    campus = Campus(letter.campus_id, letter.slug, letter.name, letter.timezone, None)
+    fit = _Fit(letter, letter.original, campus)
+    try:
+        fit = _Fit(letter, mend.apply(letter.original), campus)
+    except UnfitMendError as error:
+        return fit.tried(REFUSED, f"the mend does not fit: {error.what}", None, was_read=False)
+    if letter.slug != DISTRICT:
+        return fit
+    # The district keeps what names no campus that there is; it has no events of its own.
+    slug = _named_campus(fit.copy)
+    if slug is None:
+        return fit.tried(REFUSED, NO_CAMPUS, None, was_read=True)
+    row = conn.execute(
+        text("SELECT id, slug, name, timezone FROM theon.campuses WHERE slug = :slug"),
+        {"slug": clean(slug)},
+    ).first()
+    if row is None or row.slug == DISTRICT:
+        return fit.tried(REFUSED, UNKNOWN_CAMPUS, slug, was_read=True)
+    named = Campus(row.id, row.slug, row.name, row.timezone, None)
+    return _Fit(letter, fit.copy, named)
+
+
+def _named_campus(copy: bytes) -> str | None:
+    try:
+        found = json.loads(copy)
+    except (ValueError, RecursionError):
+        return None
+    slug = found.get("campus") if isinstance(found, dict) else None
+    return slug if isinstance(slug, str) else None
+
+
+def _try_group(conn: Connection, read: Reader, group: Sequence[_Fit]) -> list[Tried]:
+    """Letters of one source and format, for one campus."""
+    first = group[0]
+    source, mapping = first.letter.source, first.letter.format
+    originals = pa.array([fit.copy for fit in group], pa.binary())
+    ids = pa.array([_default_id(fit.letter) for fit in group], pa.string())
+    places = pa.array([fit.letter.place for fit in group], pa.string())
+    try:
+        read_again = read(mapping, originals, ids)
+    except InputError as error:
+        return [fit.tried(REFUSED, error.what, None, was_read=False) for fit in group]
+    arrival = Arrival(mapping, read_again.events, originals, read_again.refused, places)
+    receipt = accept(conn, first.campus, SOURCE_PREFIX + source, arrival, letters=False)
+    refused = receipt.refused.select([ORDINAL, "reason", "detail"]).to_pylist()
+    reasons = {row[ORDINAL]: (row["reason"], row["detail"]) for row in refused}
+    duplicates = set(receipt.duplicates)
+    tried = []
+    for ordinal, fit in enumerate(group):
+        outcome = DUPLICATE if ordinal in duplicates else ACCEPTED
+        if ordinal in reasons:
+            outcome = REFUSED
+        tried.append(fit.tried(outcome, *reasons.get(ordinal, (None, None)), was_read=True))
+    return tried
 
 
 def _default_id(letter: Any) -> str:

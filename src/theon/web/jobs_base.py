@@ -73,6 +73,7 @@ NAVIGATION = (
     Entry("schedules", "Schedules", "/schedules", Permission.JOBS_READ),
     Entry("dead-letters", "Dead letters", "/dead-letters", Permission.JOBS_READ),
     Entry("health", "Health", "/health-of-jobs", Permission.JOBS_READ),
+    Entry("delivery", "Delivery", "/delivery", Permission.DELIVERY_READ),
     Entry("overview", "Overview", "/", None),
 )
 

@@ -26,7 +26,9 @@ TABLES = {
         ended_at timestamptz,
         ended_by text,
         CHECK ((state = 'open') = (ended_at IS NULL)),
-        CHECK (kind = 'silence' OR (first_id <= last_id AND missing IS NOT NULL))
+        CHECK (kind = 'silence' OR first_id IS NOT NULL),
+        CHECK (first_id <= last_id),
+        CHECK ((last_id IS NULL) = (missing IS NULL))
     """,
     "delivery_looks": """
         campus_id int NOT NULL REFERENCES theon.campuses (id),
@@ -52,7 +54,7 @@ TABLES = {
 
 MORE = """
 CREATE UNIQUE INDEX delivery_gaps_ids ON theon.delivery_gaps
-    (campus_id, kind, source, first_id, last_id) WHERE kind <> 'silence';
+    (campus_id, kind, source, first_id, last_id) NULLS NOT DISTINCT WHERE kind <> 'silence';
 CREATE UNIQUE INDEX delivery_gaps_silences ON theon.delivery_gaps
     (campus_id, source, from_at) WHERE kind = 'silence';
 CREATE INDEX delivery_gaps_list ON theon.delivery_gaps (campus_id, state, id);

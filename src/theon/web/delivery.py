@@ -1,0 +1,186 @@
+"""The page of the delivery ledger: what sources sent, reasons, gaps, groups of dead letters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse, Response
+from sqlalchemy import Connection
+
+from theon.access.principals import Principal
+from theon.access.roles import Permission
+from theon.intake import gaps
+from theon.intake.delivery_query import (
+    Delivery,
+    Figures,
+    SourceFigures,
+    SpanFigures,
+    day_of,
+    read_delivery,
+    read_spans,
+)
+from theon.intake.gaps import KeptGap
+from theon.intake.letters import LetterGroup, letter_groups
+from theon.intake.replay import Reader, read_mapped
+from theon.web import delivery_letters
+from theon.web.jobs_base import actor_of, change, done, form_of, page, read
+from theon.web.jobs_charts import Columns, columns
+from theon.web.sign_in import require_page
+
+router = APIRouter(include_in_schema=False)
+
+DAYS = 7
+PART_HOURS = 4  # of one column of the chart of all sources
+SPARK_HOURS = 24
+GAPS_SHOWN = 50
+GROUPS_SHOWN = 30
+REASONS_SHOWN = 30
+
+Reading = Annotated[Principal, Depends(require_page(Permission.DELIVERY_READ))]
+Controlling = Annotated[Principal, Depends(require_page(Permission.DELIVERY_CONTROL))]
+
+
+def add_delivery_pages(app: FastAPI, read_letters: Reader = read_mapped) -> None:
+    """Put the pages onto `app`, which has the pages about jobs already.
+
+    Args:
+        app: the application.
+        read_letters: the mappings, for replays.
+    """
+    app.state.delivery_reader = read_letters
+    app.include_router(delivery_letters.router)
+    app.include_router(router)
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A source on the page: its figures of today and of the last days, and its last hours."""
+
+    today: SourceFigures
+    week: SourceFigures
+    spark: Columns
+
+
+@dataclass(frozen=True)
+class DeliveryPage:
+    """What the page shows.
+
+    Attributes:
+        today, week: the ledger of today (UTC) and of the last `DAYS` days, today included.
+        rows: per source.
+        chart: of all sources over the days.
+        reasons: (campus, source, reason, events) over the days; most first.
+        gaps: that are open; `more_gaps` if there are others.
+        groups: waiting dead letters.
+    """
+
+    today: Delivery
+    week: Delivery
+    rows: tuple[SourceRow, ...]
+    chart: Columns
+    reasons: tuple[tuple[str, str, str, int], ...]
+    gaps: tuple[KeptGap, ...]
+    more_gaps: bool
+    groups: tuple[LetterGroup, ...]
+
+    @property
+    def waiting(self) -> int:
+        """Dead letters that wait."""
+        return sum(row.week.waiting_letters for row in self.rows)
+
+
+def read_page(conn: Connection, now: datetime) -> DeliveryPage:
+    """What the page shows, in the scope of `conn`."""
+    begin, end = day_of(now)
+    since = end - timedelta(days=DAYS)
+    today = read_delivery(conn, begin, end)
+    week = read_delivery(conn, since, end)
+    spans = read_spans(conn, since, end)
+    found = gaps.list_gaps(conn, limit=GAPS_SHOWN + 1)
+    reasons = [
+        (source.campus, source.source, reason, events)
+        for source in week.sources
+        for reason, events in source.reasons.items()
+    ]
+    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    rows = [
+        SourceRow(one, other, _spark(other, spans, hour))
+        for one, other in zip(today.sources, week.sources, strict=True)
+    ]
+    return DeliveryPage(
+        today,
+        week,
+        tuple(rows),
+        _chart(spans, since),
+        tuple(sorted(reasons, key=lambda row: -row[3])[:REASONS_SHOWN]),
+        tuple(found[:GAPS_SHOWN]),
+        len(found) > GAPS_SHOWN,
+        tuple(letter_groups(conn)),
+    )
+
+
+def _chart(spans: Sequence[SpanFigures], since: datetime) -> Columns:
+    """Of all sources: what was good below, what was rejected above."""
+    parts = [Figures()] * (DAYS * 24 // PART_HOURS)
+    for span in spans:
+        n = int((span.at - since) // timedelta(hours=PART_HOURS))
+        parts[n] = _add(parts[n], span)
+    return columns([_pair(part) for part in parts])
+
+
+def _spark(source: SourceFigures, spans: Sequence[SpanFigures], hour: datetime) -> Columns:
+    """The last hours of a source, the present one last."""
+    first = hour - timedelta(hours=SPARK_HOURS - 1)
+    parts = [Figures()] * SPARK_HOURS
+    for span in spans:
+        if (span.campus, span.source) == (source.campus, source.source) and span.at >= first:
+            n = int((span.at - first) // timedelta(hours=1))
+            if n < SPARK_HOURS:
+                parts[n] = _add(parts[n], span)
+    return columns([_pair(part) for part in parts])
+
+
+def _pair(figures: Figures) -> tuple[int, int]:
+    return figures.received - figures.rejected, figures.rejected
+
+
+def _add(one: Figures, other: Figures) -> Figures:
+    return Figures(received=one.received + other.received, rejected=one.rejected + other.rejected)
+
+
+# -- the page ------------------------------------------------------------------------------
+
+
+@router.get("/delivery")
+async def delivery_page(request: Request, principal: Reading) -> HTMLResponse:
+    """What every source sent today and in the last days, and what needs a person."""
+    found = await read(request, principal, lambda conn: read_page(conn, datetime.now(UTC)))
+    return page(
+        request,
+        principal,
+        "delivery.html",
+        title="Delivery",
+        here="delivery",
+        found=found,
+        days=DAYS,
+        part_hours=PART_HOURS,
+        spark_hours=SPARK_HOURS,
+        groups_shown=GROUPS_SHOWN,
+        several=len({row.today.campus for row in found.rows}) > 1,
+    )
+
+
+@router.post("/delivery/gaps/accept")
+async def take_accept(request: Request, principal: Controlling) -> Response:
+    """A person says why nothing is missing in a gap."""
+    form = await form_of(request)
+    number, words = str(form.get("gap", "")), str(form.get("explanation", ""))
+    gap_id = delivery_letters.number_of(number, "gap")
+    gap = await change(
+        request,
+        principal,
+        lambda conn: gaps.accept_gap(conn, gap_id, actor_of(principal), words[:500]),
+    )
+    return done(request, "/delivery", f"Gap {gap.id} of {gap.source} is accepted.")
