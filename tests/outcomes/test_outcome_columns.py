@@ -187,6 +187,28 @@ def test_a_changed_definition_rewrites_history_and_what_comes_after(
     assert outcomes(district, campus)[WEEK][0] == 2
 
 
+def test_a_raised_version_has_its_outcomes_before_readers_get_it(
+    district: District, campus: str
+) -> None:
+    """Until every campus is in the new table observers write both; then the old one is gone."""
+    put(district, campus, [DONE])
+    district.refresh(campus)
+    other = district.campus()
+    put(district, other, [DONE])
+    district.refresh(other)
+    old = get_metric("user_course_week")
+    new = replace(old, version=old.version + 1, hash="next")
+    district.refresh(campus, catalog={new.name: new})
+    see(district, other, [row("more", "AssessmentStarted", {"assessment_id": "new"})])
+    assert outcomes(district, other) == {WEEK: (2, 80.0, 0, None, 0)}
+    district.refresh(other, catalog={new.name: new})
+    assert outcomes(district, other) == {WEEK: (2, 80.0, 0, None, 0)}
+    assert outcomes(district, campus) == {WEEK: (1, 80.0, 0, None, 0)}
+    with district.store.transaction(Scope(campus)) as conn:
+        versions = conn.execute(text("SELECT version FROM theon.outcome_columns")).scalars()
+        assert list(versions) == [new.version]
+
+
 def test_another_time_zone_moves_outcomes_into_other_weeks(district: District, campus: str) -> None:
     """Sunday evening in London is Monday in Tokyo."""
     put(district, campus, [{**DONE, "occurred_at": datetime(2026, 10, 25, 20, 0, tzinfo=UTC)}])

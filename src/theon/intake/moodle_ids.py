@@ -105,18 +105,7 @@ def find_holes(
             " arg_max(occurred_at, id) AS high_at FROM ids GROUP BY 1",
             {"width": BUCKET_IDS},
         )
-        # Of a bucket without holes only its ends matter.
-        engine.execute(
-            "CREATE TEMP TABLE holes AS SELECT * FROM (SELECT id + 1 AS first,"
-            " lead(id) OVER w - 1 AS last, occurred_at AS from_at,"
-            " lead(occurred_at) OVER w AS to_at, whole AND lead(bucket) OVER w = bucket AS within"
-            " FROM (SELECT id, occurred_at, false AS whole, id // $width AS bucket FROM ids"
-            "  WHERE id // $width IN (SELECT bucket FROM buckets WHERE rows_ < high - low + 1)"
-            "  UNION ALL SELECT unnest([low, high]), unnest([low_at, high_at]), true, bucket"
-            "  FROM buckets WHERE rows_ = high - low + 1)"
-            " WINDOW w AS (ORDER BY id)) WHERE last >= first AND NOT within",
-            {"width": BUCKET_IDS},
-        )
+        engine.execute(_HOLES, {"width": BUCKET_IDS})
         [(low, high)] = engine.sql("SELECT min(low), max(high) FROM buckets").fetchall()
         [(runs, missing, usual)] = engine.sql(
             "SELECT count(*), coalesce(sum(last - first + 1), 0)::BIGINT,"
@@ -147,3 +136,19 @@ def find_holes(
         low, high, int(missing), int(runs), tuple(Run(*row) for row in told),
         tuple((int(first), int(last)) for first, last in filled),
     )  # fmt: skip
+
+
+# Between the parts, and within those that have holes: there each part is put in order by itself.
+_HOLES = """
+CREATE TEMP TABLE holes AS
+SELECT high + 1 AS first, following - 1 AS last, high_at AS from_at, following_at AS to_at
+FROM (SELECT high, high_at, lead(low) OVER w AS following, lead(low_at) OVER w AS following_at
+    FROM buckets WINDOW w AS (ORDER BY bucket))
+WHERE following > high + 1
+UNION ALL
+SELECT id + 1, following - 1, occurred_at, following_at
+FROM (SELECT id, occurred_at, lead(id) OVER w AS following,
+        lead(occurred_at) OVER w AS following_at
+    FROM ids WHERE id // $width IN (SELECT bucket FROM buckets WHERE rows_ < high - low + 1)
+    WINDOW w AS (PARTITION BY id // $width ORDER BY id))
+WHERE following > id + 1"""
