@@ -130,7 +130,7 @@ def table(lines: list[bytes], ordinals: list[int]) -> pa.Table:
 def test_a_line_is_an_event_or_a_refusal_whatever_comes_with_it(mapping):
     """Nothing raises, nothing is lost, and the batches make no difference."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(lines=lines_of(mapping))
     def check(lines: list[bytes]) -> None:
         together = map_lines(table(lines, list(range(len(lines)))), mapping)
@@ -155,7 +155,7 @@ def test_the_quick_check_lets_nothing_pass_that_the_thorough_one_refuses(mapping
     """Both give the same events; the quick one only spares the questions."""
     from theon.intake import mapped
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(lines=lines_of(mapping))
     def check(lines: list[bytes]) -> None:
         given_ = table(lines, list(range(len(lines))))
