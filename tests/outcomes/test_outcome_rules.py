@@ -67,6 +67,13 @@ def test_moodle_writes_completions_as_json_or_as_php_does(other: str, state: str
     assert (fact["user_id"], fact["item_id"], fact["state"]) == ("104", "152", state)
 
 
+def test_a_report_that_names_no_attempt_says_nothing() -> None:
+    """It could not be told apart from what log and database say of the same attempt."""
+    row = {**LOG, "event_name": "\\mod_quiz\\event\\attempt_started"}
+    assert len(facts(row)) == 1
+    assert facts({**row, "object_id": None}) == []
+
+
 @pytest.mark.parametrize(
     "missing",
     [{"user_id": None}, {"user_id": "0"}, {"user_id": "-1"}, {"course_id": "1"}, {"other": {}}],

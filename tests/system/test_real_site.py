@@ -105,6 +105,7 @@ def published(site: Site) -> dict[tuple[int, int, Any], tuple[Any, ...]]:
     return {
         (int(r["user_id"]), int(r["course_id"]), r["week_start"]): tuple(r[c] for c in columns)
         for r in site.rows()
+        if r["total_actions"] is not None  # a week with outcomes only
     }
 
 
