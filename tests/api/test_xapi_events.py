@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 from tests.access.conftest import plain_settings
+from tests.api.test_xapi_real_data import send_all
 from tests.api.xapi_service import ANN, STATEMENTS, Lrs, make_lrs, statement
 
 from theon.api import xapi_calls, xapi_writing
@@ -138,11 +139,7 @@ def test_the_real_statements_are_events(lrs: Lrs, moodle_data: Path) -> None:
     for name in ("moodle", "datasim"):
         raw = gzip.decompress((folder / f"{name}_statements.json.gz").read_bytes())
         once = list({one["id"]: one for one in json.loads(raw)}.values())
-        for start in range(0, len(once), 200):
-            batch = once[start : start + 200]
-            if lrs.post(batch).status_code != 200:
-                for one in batch:
-                    lrs.post(one)
+        send_all(lrs, once)
     stored = len(lrs.ids(limit=500))
     assert stored == 414 + 2814
     assert counts(lrs) == {"received": stored, "accepted": stored, "duplicate": 0, "rejected": 0}
@@ -153,3 +150,34 @@ def test_a_voiding_statement_is_counted_too(lrs: Lrs) -> None:
     lrs.add(statement(verb={"id": "http://adlnet.gov/expapi/verbs/voided"},
                       object={"objectType": "StatementRef", "id": str(uuid4())}))  # fmt: skip
     assert counts(lrs)["received"] == 1
+
+
+def test_a_result_is_an_outcome_in_the_same_transaction(lrs: Lrs) -> None:
+    """A quiz that was passed is known as an attempt as soon as the statement is taken."""
+    (made,) = lrs.add(
+        statement(
+            verb={"id": "http://adlnet.gov/expapi/verbs/passed"},
+            object={
+                "id": "https://lms.example.org/quiz/1",
+                "definition": {"type": "http://adlnet.gov/expapi/activities/assessment"},
+            },
+            result={"score": {"raw": 8, "min": 0, "max": 10}, "success": True},
+            context={
+                "contextActivities": {
+                    "parent": [
+                        {
+                            "id": "https://lms.example.org/course/6",
+                            "definition": {"type": "http://adlnet.gov/expapi/activities/course"},
+                        }
+                    ]
+                }
+            },
+            timestamp="2026-03-01T10:00:00Z",
+        )
+    )
+    with lrs.store.transaction(Scope("oak")) as conn:
+        found = conn.execute(
+            text("SELECT score, max_score FROM theon.outcome_facts WHERE event_id = :id"),
+            {"id": f"xapi:{made}"},
+        ).one()
+    assert (found.score, found.max_score) == (8, 10)

@@ -26,8 +26,8 @@ class Key(StrEnum):
 
 def digest(*parts: str) -> UUID:
     """128 bits that stand for some texts, however long."""
-    words = json.dumps(parts).encode()
-    return UUID(bytes=hashlib.blake2b(words, digest_size=16).digest())
+    words = "".join(f"{len(part)}:{part}" for part in parts)
+    return UUID(bytes=hashlib.blake2b(words.encode(), digest_size=16).digest())
 
 
 def fingerprint(statement: Mapping[str, Any]) -> bytes:

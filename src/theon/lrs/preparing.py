@@ -15,6 +15,8 @@ from theon.lrs.statements import check_statement, is_voiding
 from theon.lrs.values import read_time
 from theon.lrs.versions import Version
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -124,4 +126,4 @@ def _check_attachments(value: Mapping[str, Any], parts: Mapping[str, Part], wher
 
 def to_text(value: Any) -> str:
     """A JSON value as it is stored and sent."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
