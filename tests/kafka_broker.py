@@ -129,7 +129,8 @@ class KafkaBroker:
         """Start it and wait until it answers."""
         with (self.folder / "server.log").open("ab") as log:
             if not self._formatted:
-                cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+                # The first byte is zero, for an id that begins with a dash is read as an option.
+                cluster = urlsafe_b64encode(bytes(1) + uuid.uuid4().bytes[1:]).decode().rstrip("=")
                 format_ = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c"]
                 subprocess.run(
                     [*self._java, *format_, str(self._properties)],

@@ -1,6 +1,7 @@
 """How Theon speaks to Kafka: its properties, and what it asks and tells brokers beside messages."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -29,6 +30,13 @@ PUBLISHED = "analytics-events"
 ANSWER_S = 10.0
 
 T = TypeVar("T")
+
+# A group's coordinator is chosen when it is first asked for, and anew after one went away.
+_SOON = (
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 
 _log = logging.getLogger(__name__)
 _OURS = {
@@ -143,7 +151,7 @@ def _opened(kind: Callable[..., T], configuration: dict[str, Any]) -> T:
 def reason(error: KafkaException | KafkaError) -> str:
     """What went wrong, in Kafka's words."""
     found = error.args[0] if isinstance(error, KafkaException) else error
-    return str(found.str() if isinstance(found, KafkaError) else found)
+    return f"{found.name()}: {found.str()}" if isinstance(found, KafkaError) else str(found)
 
 
 def unavailable(settings: Settings, error: KafkaException) -> UnavailableError:
@@ -223,13 +231,19 @@ def group_members(admin: AdminClient, group: str) -> tuple[str, list[Member]]:
     Raises:
         KafkaException: no broker answers.
     """
-    [answer] = admin.describe_consumer_groups([group], request_timeout=ANSWER_S).values()
-    try:
-        found = answer.result(ANSWER_S + 5)
-    except KafkaException as error:
-        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return "no such group", []
-        raise
+    until_s = time.monotonic() + ANSWER_S
+    while True:
+        [answer] = admin.describe_consumer_groups([group], request_timeout=ANSWER_S).values()
+        try:
+            found = answer.result(ANSWER_S + 5)
+            break
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.GROUP_ID_NOT_FOUND:
+                return "no such group", []
+            if code not in _SOON or time.monotonic() > until_s:
+                raise
+            time.sleep(0.2)
     members = [
         Member(
             member.client_id,
