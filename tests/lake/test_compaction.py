@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.lake.test_table import AT, ids_in, stage
 from theon.errors import ConflictError
 from theon.lake import compaction
-from theon.lake.compaction import RECENT, Compacted, compact, sweep
+from theon.lake.compaction import RECENT, Compacted, clear_log, compact, sweep
 from theon.lake.table import EventLake
 from theon.settings import Settings
 
@@ -167,6 +167,29 @@ def test_fresh_files_wait_if_they_are_told_to(
     land_some(lake, tmp_path, 9)
     assert compact(lake, settings, "north", older_than_s=3600) == Compacted()
     assert compact(lake, settings, "north", older_than_s=-1).merged == 9
+
+
+def test_commits_that_nobody_asks_for_are_cleared(
+    lake: EventLake, settings: Settings, tmp_path: Path
+) -> None:
+    """The events, the turns of landings and what remembered versions ask for stay."""
+    for turn in range(1, 13):
+        land(lake, tmp_path, turn, [f"{turn}"], AT + turn)
+        if turn in (4, 8):
+            DeltaTable(str(lake.path)).create_checkpoint()
+    ids, log = ids_in(lake, settings), lake.path / "_delta_log"
+    assert clear_log(lake, 3, kept_s=-1) == 0
+    assert clear_log(lake, 9) == 0  # all of today
+    assert clear_log(lake, 7, kept_s=-1) == 4  # up to the checkpoint before it
+    assert clear_log(lake, 9, kept_s=-1) == 5  # 4 to 7 and the checkpoint of 4
+    assert len(list(log.glob("*.json"))) == 5
+    assert ids_in(lake, settings) == ids
+    assert len(lake.changes("north", 9)[0]) == 3
+    assert len(lake.changes("north", 2)[0]) == 12  # everything, for it is not known what is new
+    assert DeltaTable(str(lake.path)).transaction_version("landing/north") == 12
+    assert compact(lake, settings, "north").merged == 12
+    land(lake, tmp_path, 13, ["13"])
+    assert ids_in(lake, settings) == sorted([*ids, "13"])
 
 
 @pytest.mark.parametrize("step", ["written", "committed"])

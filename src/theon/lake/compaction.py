@@ -18,6 +18,7 @@ from uuid import uuid4
 import duckdb
 
 from theon.lake.engine import open_engine, sql_list, sql_text
+from theon.lake.log import clear
 from theon.lake.table import LANDED, ROW_GROUP_ROWS, EventLake, LakeFile
 from theon.settings import Settings
 
@@ -120,6 +121,20 @@ def sweep(lake: EventLake, campus: str, *, kept_s: float = KEPT_S) -> int:
     for file in orphans:
         file.unlink(missing_ok=True)
     return len(orphans)
+
+
+def clear_log(lake: EventLake, needed: int, *, kept_s: float = KEPT_S) -> int:
+    """Delete commits of the lake that nobody asks for any more.
+
+    Args:
+        lake: the events.
+        needed: the oldest version that some reader remembers.
+        kept_s: what was committed less long ago, in seconds, stays.
+
+    Returns:
+        How many files of the log were deleted.
+    """
+    return clear(lake.path / "_delta_log", needed, time.time() - kept_s)
 
 
 def _is_landed(file: LakeFile, before: float) -> bool:

@@ -40,3 +40,30 @@ def changed_paths(log: Path, since: int, version: int) -> set[str] | None:
         if moved_from & changed:
             changed = changed - moved_from | moved_to
     return changed
+
+
+def clear(log: Path, needed: int, before: float) -> int:
+    """Delete commits that nobody asks for any more; what they say is in a checkpoint.
+
+    Whoever opens the table lists its log, and events that arrive one by one commit twice a second.
+
+    Args:
+        log: the folder of the commits.
+        needed: the oldest version that some reader remembers.
+        before: epoch seconds; files that were written later stay.
+
+    Returns:
+        How many files were deleted.
+    """
+    found = [
+        int(path.name.partition(".")[0]) for path in log.glob(f"{'[0-9]' * 20}.checkpoint.parquet")
+    ]
+    kept = max((version for version in found if version <= needed), default=0)
+    old = [
+        path
+        for path in log.glob(f"{'[0-9]' * 20}.*")
+        if int(path.name.partition(".")[0]) < kept and path.stat().st_mtime < before
+    ]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return len(old)
