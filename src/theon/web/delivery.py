@@ -20,6 +20,7 @@ from theon.intake.delivery_query import (
     day_of,
     read_delivery,
     read_spans,
+    total_of,
 )
 from theon.intake.gaps import KeptGap
 from theon.intake.letters import LetterGroup, letter_groups
@@ -58,7 +59,7 @@ def add_delivery_pages(app: FastAPI, read_letters: Reader = read_mapped) -> None
 class SourceRow:
     """A source on the page: its figures of today and of the last days, and its last hours."""
 
-    today: SourceFigures
+    today: Figures
     week: SourceFigures
     spark: Columns
 
@@ -68,7 +69,8 @@ class DeliveryPage:
     """What the page shows.
 
     Attributes:
-        today, week: the ledger of today (UTC) and of the last `DAYS` days, today included.
+        today: figures of all sources today (UTC).
+        week: the ledger of the last `DAYS` days, today included.
         rows: per source.
         chart: of all sources over the days.
         reasons: (campus, source, reason, events) over the days; most first.
@@ -76,7 +78,7 @@ class DeliveryPage:
         groups: waiting dead letters.
     """
 
-    today: Delivery
+    today: Figures
     week: Delivery
     rows: tuple[SourceRow, ...]
     chart: Columns
@@ -95,9 +97,11 @@ def read_page(conn: Connection, now: datetime) -> DeliveryPage:
     """What the page shows, in the scope of `conn`."""
     begin, end = day_of(now)
     since = end - timedelta(days=DAYS)
-    today = read_delivery(conn, begin, end)
     week = read_delivery(conn, since, end)
-    spans = read_spans(conn, since, end)
+    of_source: dict[tuple[str, str], list[SpanFigures]] = {}
+    for span in read_spans(conn, since, end):
+        of_source.setdefault((span.campus, span.source), []).append(span)
+    spans = [span for of_one in of_source.values() for span in of_one]
     found = gaps.list_gaps(conn, limit=GAPS_SHOWN + 1)
     reasons = [
         (source.campus, source.source, reason, events)
@@ -105,12 +109,13 @@ def read_page(conn: Connection, now: datetime) -> DeliveryPage:
         for reason, events in source.reasons.items()
     ]
     hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    rows = [
-        SourceRow(one, other, _spark(other, spans, hour))
-        for one, other in zip(today.sources, week.sources, strict=True)
-    ]
+    rows = []
+    for source in week.sources:
+        own = of_source.get((source.campus, source.source), [])
+        today = total_of([span for span in own if span.at >= begin])
+        rows.append(SourceRow(today, source, _spark(own, hour)))
     return DeliveryPage(
-        today,
+        total_of([row.today for row in rows]),
         week,
         tuple(rows),
         _chart(spans, since),
@@ -130,12 +135,12 @@ def _chart(spans: Sequence[SpanFigures], since: datetime) -> Columns:
     return columns([_pair(part) for part in parts])
 
 
-def _spark(source: SourceFigures, spans: Sequence[SpanFigures], hour: datetime) -> Columns:
+def _spark(spans: Sequence[SpanFigures], hour: datetime) -> Columns:
     """The last hours of a source, the present one last."""
     first = hour - timedelta(hours=SPARK_HOURS - 1)
     parts = [Figures()] * SPARK_HOURS
     for span in spans:
-        if (span.campus, span.source) == (source.campus, source.source) and span.at >= first:
+        if span.at >= first:
             n = int((span.at - first) // timedelta(hours=1))
             if n < SPARK_HOURS:
                 parts[n] = _add(parts[n], span)
@@ -168,7 +173,7 @@ async def delivery_page(request: Request, principal: Reading) -> HTMLResponse:
         part_hours=PART_HOURS,
         spark_hours=SPARK_HOURS,
         groups_shown=GROUPS_SHOWN,
-        several=len({row.today.campus for row in found.rows}) > 1,
+        several=len({row.week.campus for row in found.rows}) > 1,
     )
 
 
