@@ -16,7 +16,7 @@ from theon.access.accounts import set_password
 from theon.access.errors import LockedError, SignInError
 from theon.access.principals import Principal
 from theon.access.roles import Role
-from theon.access.sessions import digest
+from theon.access.sessions import digest, sign_in
 from theon.api.sign_in import require
 from theon.errors import UnavailableError
 from theon.store.engine import Store
@@ -395,3 +395,12 @@ def test_a_database_that_is_away_is_nobodys_fault(
     assert [answer.status_code for answer in answers] == [503] * 3
     assert answers[0].json() == {"error": "the database went away", "next_step": "Try again."}
     assert client.get("/people").status_code == 200
+
+
+@pytest.mark.parametrize("typed", ["a\0b", "a\ud800b"])
+def test_a_name_or_password_that_is_no_text_is_refused_like_a_wrong_one(
+    district: Store, typed: str
+) -> None:
+    for name, password in ((typed, "x"), ("x", typed)):
+        with pytest.raises(SignInError):
+            sign_in(district, name, password, address="1.2.3.4", lasts_s=60)

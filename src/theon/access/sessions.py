@@ -12,6 +12,7 @@ from theon.access.passwords import hash_password, needs_rehash, verify_password
 from theon.access.principals import Principal, Via
 from theon.access.roles import Role
 from theon.access.sign_in_failures import begin_attempt, succeed
+from theon.jobs.texts import find_fault
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
@@ -52,6 +53,8 @@ def sign_in(
         SignInError: they do not fit, or the account is shut; it does not say which.
         LockedError: too many attempts have failed.
     """
+    if find_fault([name, password], "it") is not None:  # no account can have them
+        raise _refused()
     name = canonical(name)
     attempt = begin_attempt(store, name, address)
     # Nobody's campus is known before they are, so whoever looks up a name, a session or a key

@@ -31,6 +31,7 @@ from theon.access.requests import (
 )
 from theon.access.roles import Permission, Role
 from theon.access.sessions import sign_in, sign_out
+from theon.api.jobs_models import Words
 
 __all__ = ["Refusal", "add_sign_in", "optional_principal", "require", "signed_in"]
 
@@ -40,15 +41,15 @@ router = APIRouter(prefix="/api/v1", tags=["sign-in"])
 class Credentials(BaseModel):
     """What a person types."""
 
-    name: Annotated[str, Field(min_length=1, max_length=254)]
+    name: Annotated[Words, Field(min_length=1, max_length=254)]
     password: Annotated[SecretStr, Field(min_length=1, max_length=LONGEST)]
 
 
 class KeyWanted(BaseModel):
     """A key to be made."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    campus: Annotated[str, Field(min_length=1, max_length=63)]
+    name: Annotated[Words, Field(min_length=1, max_length=100)]
+    campus: Annotated[Words, Field(min_length=1, max_length=63)]
     role: Role = Role.SERVICE
     days: Annotated[int, Field(ge=1, le=MOST_DAYS)] = DAYS
 
