@@ -16,7 +16,7 @@ from theon.access.accounts import set_password
 from theon.access.errors import LockedError, SignInError
 from theon.access.principals import Principal
 from theon.access.roles import Role
-from theon.access.sessions import digest, sign_in
+from theon.access.sessions import digest
 from theon.api.sign_in import require
 from theon.errors import UnavailableError
 from theon.store.engine import Store
@@ -403,4 +403,4 @@ def test_a_name_or_password_that_is_no_text_is_refused_like_a_wrong_one(
 ) -> None:
     for name, password in ((typed, "x"), ("x", typed)):
         with pytest.raises(SignInError):
-            sign_in(district, name, password, address="1.2.3.4", lasts_s=60)
+            sessions.sign_in(district, name, password, address="1.2.3.4", lasts_s=60)
