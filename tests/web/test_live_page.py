@@ -27,12 +27,13 @@ BARS = "document.querySelectorAll('.theon-trend svg path').length"
 
 
 @pytest.fixture(scope="module")
-def live_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def live_site(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Site]:
     with open_theon(home_settings(tmp_path_factory.mktemp("live"))) as theon:
         for slug in ("oak", "elm"):
             add_campus(theon.store, slug, "UTC")
         with serving(theon) as running:
             yield running
+            browser.close_pages()
 
 
 class Sender:
