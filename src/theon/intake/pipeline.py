@@ -22,7 +22,7 @@ from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
 from theon.intake.runs import IngestSummary, Run, workspace_of
 from theon.intake.staged import Staged
-from theon.lake.engine import open_engine, sql_text
+from theon.lake.engine import open_engine, sql_list, sql_text
 from theon.lake.table import EventLake
 from theon.observability.progress import ProgressReporter, SilentProgress
 from theon.outcomes.observer import observe
@@ -159,13 +159,33 @@ def compare_file(
         for staged in _stages(
             run, Path(workspace), location, format, course=course, prefix=None, progress=reporter
         ):
-            new = lake.count_new(staged.path, owner.slug)
+            new = _count_new(lake, settings, owner.slug, staged)
             read += staged.read
             known += staged.known + staged.rows - new
             missing += new
             rejected += staged.rejected
             staged.path.unlink(missing_ok=True)
     return FileCompared(read, known, missing, rejected)
+
+
+def _count_new(lake: EventLake, settings: Settings, campus: str, staged: Staged) -> int:
+    """How many staged events the lake does not hold; the same event has the same time."""
+    source = f"read_parquet({sql_text(staged.path)})"
+    with open_engine(settings) as engine:
+        [(first, last)] = engine.sql(
+            f"SELECT min(occurred_at), max(occurred_at) FROM {source}"
+        ).fetchall()
+        near = [
+            file.path
+            for file in lake.files(campus)
+            if first is not None and file.first_at <= last and file.last_at >= first
+        ]
+        known = f"read_parquet({sql_list(near)}, hive_partitioning = false)"
+        where = f"WHERE NOT EXISTS (FROM {known} k WHERE k.event_id = s.event_id)" if near else ""
+        [(rows,)] = engine.sql(
+            f"SELECT count(DISTINCT event_id) FROM {source} s {where}"
+        ).fetchall()
+    return int(rows)
 
 
 def _check_options(source_format: str, course: str | None) -> None:

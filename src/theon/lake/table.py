@@ -209,21 +209,6 @@ class EventLake:
         """
         return self._append(staged, campus, progress or SilentProgress())
 
-    def count_new(self, staged: Path, campus: str) -> int:
-        """How many events of the Parquet file `staged` the lake does not hold yet.
-
-        Raises:
-            InputError: `staged` lacks a column.
-        """
-        with open_engine(self._settings) as engine:
-            batch = _describe(engine, staged)
-            low, high = batch.first_at - KNOWN_MARGIN, batch.last_at + KNOWN_MARGIN
-            files = self.files(campus)
-            near = [f.path for f in files if f.first_at <= high and f.last_at >= low]
-            query = f"SELECT count(*) FROM ({_new_events_sql(staged, batch, near)})"
-            [(rows,)] = engine.sql(query).fetchall()
-        return int(rows)
-
     def land(self, staged: Path, campus: str, *, turn: int, fresh_after: datetime) -> AppendResult:
         """Append events that were accepted one by one, exactly once.
 
