@@ -36,7 +36,7 @@ def serve_pages(theon: Theon) -> None:
     host, port = theon.settings.host, theon.settings.port
     sock = _listen(host, port)
     access = Access(theon.store, theon.settings)
-    app = create_app(theon.store)
+    app = create_app(theon.store, theon.settings)
     add_sign_in(app, access)
     add_sign_in_pages(app)
     background = Background(theon)

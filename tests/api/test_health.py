@@ -12,6 +12,7 @@ from theon import __version__
 from theon.api.app import create_app
 from theon.errors import UnavailableError
 from theon.roster.campuses import add_campus
+from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
@@ -45,7 +46,32 @@ def test_health_is_ok_while_the_database_answers(store: Store) -> None:
         "version": __version__,
         "database": "ok",
         "refreshed_at": "2026-11-15T10:00:00+00:00",
+        "events_waiting": 0,
+        "oldest_waiting_s": 0.0,
     }
+
+
+def test_health_tells_of_events_that_wait_for_the_lake(store: Store) -> None:
+    campus = add_campus(store, "lincoln", "Europe/London")
+    with store.transaction(Scope("lincoln")) as conn:
+        conn.execute(
+            text(
+                "INSERT INTO theon.event_journal (id, campus_id, source, events, first_at, last_at,"
+                " rows, accepted_at) VALUES (1, :c, 's', 7, now(), now(), '',"
+                " now() - interval '90 seconds')"
+            ),
+            {"c": campus.id},
+        )
+    body = _get_health(create_app(store)).json()
+    assert (body["status"], body["events_waiting"]) == ("ok", 7)
+    assert 90 <= body["oldest_waiting_s"] < 200
+
+
+def test_where_kafka_is_to_be_read_and_nobody_does_health_fails(store: Store) -> None:
+    settings = Settings(kafka_brokers="127.0.0.1:1")
+    answer = _get_health(create_app(store, settings))
+    assert (answer.status_code, answer.json()["consumer"]) == (503, "fail")
+    assert answer.json()["what"]
 
 
 def test_health_answers_503_and_why_when_the_database_is_gone() -> None:

@@ -19,9 +19,7 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Any:
     gate = threading.Event()
     take, work = xapi_writing.Writers._take, xapi_writing.Writers._work
 
-    def taking(
-        self: xapi_writing.Writers, done: int | None = None
-    ) -> list[xapi_writing.Sending]:
+    def taking(self: xapi_writing.Writers, done: int | None = None) -> list[xapi_writing.Sending]:
         group = take(self, done)
         if group:
             sizes.append(len(group))
@@ -47,9 +45,7 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(xapi_writing.Writers, "store", store)
         with lrs.client as client, ThreadPoolExecutor(len(requests)) as pool:
-            answers = list(
-                pool.map(lambda value: client.post(STATEMENTS, json=value), requests)
-            )
+            answers = list(pool.map(lambda value: client.post(STATEMENTS, json=value), requests))
         return [answer.status_code for answer in answers]
 
     send.sizes = sizes  # type: ignore[attr-defined]
