@@ -304,8 +304,13 @@ def _freshness(conn: Connection) -> Freshness:
     refreshed = conn.execute(text("SELECT max(refreshed_at) FROM theon.refresh_state"))
     runs = conn.execute(
         text(
-            "SELECT coalesce(sum(events_new), 0)::bigint, coalesce(sum(events_known), 0)::bigint,"
-            " coalesce(sum(rows_rejected), 0)::bigint FROM theon.intake_runs"
+            # Files and databases by their runs, which are kept for ever; what came through the door
+            # by the delivery ledger.
+            "SELECT coalesce(sum(new), 0)::bigint, coalesce(sum(known), 0)::bigint,"
+            " coalesce(sum(rejected), 0)::bigint FROM (SELECT sum(events_new) AS new,"
+            " sum(events_known) AS known, sum(rows_rejected) AS rejected FROM theon.intake_runs"
+            " UNION ALL SELECT sum(accepted), sum(duplicate), sum(rejected)"
+            " FROM theon.delivery_counts WHERE source !~ '^(file|database):') AS both_roads"
         )
     )
     newest = None
