@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from tests.api.jobs_service import Service, served
 
 from theon.access.keys import list_keys, revoke_key
@@ -188,6 +188,25 @@ def test_a_database_that_is_away_is_said_and_nothing_is_taken(
         patch.setattr(group_commit, "accept", away)
         assert moodle.post(EVENTS, content=lines(event(1))).status_code == 503
     assert moodle.post(EVENTS, content=lines(event(1))).json()["accepted"] == 1
+
+
+def test_a_transaction_that_a_deadlock_ended_is_tried_again(
+    moodle: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else holds what it wants, and wants what it holds."""
+    ended = []
+    accept = group_commit.accept
+
+    def once_in_each_others_way(conn: Connection, *arguments: Any) -> Any:
+        receipt = accept(conn, *arguments)
+        if not ended:
+            ended.append(1)
+            conn.execute(text("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END $$"))
+        return receipt
+
+    monkeypatch.setattr(group_commit, "accept", once_in_each_others_way)
+    assert moodle.post(EVENTS, content=lines(event(1))).json()["accepted"] == 1
+    assert (ended, journal(service.store)) == ([1], 1)
 
 
 def test_requests_at_the_same_time_share_commits_and_each_gets_its_own_answer(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from sqlalchemy.exc import OperationalError
 
 from theon.errors import TheonError
 from theon.intake.arrivals import ORDINAL, Receipt
@@ -30,6 +31,9 @@ COMMITTERS = 2
 CROWD_EVENTS = 1_000
 # Waiting and being worked on; beyond it senders are told to come back.
 WAITING_BYTES = 96 << 20
+
+DEADLOCK_TRIES = 4
+_DEADLOCK = "40P01"
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +152,7 @@ class GroupCommit:
 
     def _commit(self, group: Sequence[_Request]) -> None:
         try:
-            receipt = self._accept(group)
+            receipt = self._accept_in_turn(group)
         except Exception as error:
             if len(group) > 1:  # what is wrong with one must not keep out the others
                 for request in group:
@@ -162,6 +166,16 @@ class GroupCommit:
             group, split(receipt, [len(r.events) for r in group]), strict=True
         ):
             request.receipt.set_result(part)
+
+    def _accept_in_turn(self, group: Sequence[_Request]) -> Receipt:
+        """Again where PostgreSQL ended one of two transactions that waited for each other."""
+        for _ in range(DEADLOCK_TRIES):
+            try:
+                return self._accept(group)
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) != _DEADLOCK:
+                    raise
+        return self._accept(group)
 
     def _accept(self, group: Sequence[_Request]) -> Receipt:
         first = group[0]
