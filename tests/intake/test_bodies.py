@@ -64,6 +64,7 @@ def test_gzip_is_unpacked_also_with_several_members() -> None:
         (gzip.compress(b"x" * 1000)[:-9], "gzip", "ends in the middle"),
         (gzip.compress(b"x") + b"more", "gzip", "does not unpack"),
     ],
+    ids=["another packing", "not packed", "cut off", "followed by more"],
 )
 def test_what_does_not_unpack_is_refused(body: bytes, encoding: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
