@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -149,7 +150,7 @@ class _Service:
 
         async def write(call: Call) -> Response:
             caller = await identify(request, call, Permission.EVENTS_SEND)
-            batch = await self._writers.run(read_statements, call)
+            batch = await run_sync(read_statements, call)
             await self._throttle.take(caller.principal.subject, len(batch.statements))
             return answer_stored(call, await self._writers.store(Sending(caller, site, batch)))
 

@@ -8,10 +8,10 @@ more, and answers each request by itself.
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
@@ -27,8 +27,6 @@ from theon.store.engine import Store
 MAPPING = "xapi"
 WRITERS = 3  # threads; they must not keep all connections while they wait for each other
 GROUP_STATEMENTS = 5_000
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,9 @@ class Writers:
         self._store = store
         self._limits = limits
         self._waiting: deque[Sending] = deque()
+        self._busy: set[int] = set()  # campuses
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="statements")
-
-    async def run(self, do: Callable[..., T], *args: Any) -> T:
-        """What `do` returns, from one of the threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, do, *args)
 
     async def store(self, sending: Sending) -> list[str]:
         """Store what was sent; gives the ids of all its statements once they are durable.
@@ -89,8 +84,14 @@ class Writers:
         return await asyncio.shield(asyncio.wrap_future(sending.ids))
 
     def _work(self) -> None:
-        """Store the first group; another thread may have taken it along with its own."""
+        """Store groups until none waits that another thread is not at."""
         group = self._take()
+        while group:
+            self._finish(group)
+            group = self._take(done=group[0].caller.campus.id)
+
+    def _finish(self, group: list[Sending]) -> None:
+        """Store a group; each is answered, whatever happens."""
         try:
             self._answer(group)
         except BaseException as error:
@@ -98,23 +99,30 @@ class Writers:
                 group[0].ids.set_exception(error)
                 return
             for sending in group:  # what breaks one is not the others' fault
-                try:
-                    self._answer([sending])
-                except BaseException as own:
-                    sending.ids.set_exception(own)
+                self._finish([sending])
 
-    def _take(self) -> list[Sending]:
-        """The first that waits, and what may go with it: no two have a statement's id in common."""
+    def _take(self, done: int | None = None) -> list[Sending]:
+        """The first that waits and what may go with it; no two have a statement's id in common.
+
+        Statements of a campus that another thread stores now wait: it takes them all at once.
+
+        Args:
+            done: the campus whose statements this thread has stored.
+        """
         group: list[Sending] = []
         rest: deque[Sending] = deque()
         ids: set[UUID] = set()
         with self._lock:
+            if done is not None:
+                self._busy.discard(done)
             for sending in self._waiting:
                 own = {statement.id for statement in sending.batch.statements}
-                fits = not group or (
+                fits = (
                     sending.sender == group[0].sender
                     and len(ids) + len(own) <= GROUP_STATEMENTS
                     and ids.isdisjoint(own)
+                    if group
+                    else sending.caller.campus.id not in self._busy
                 )
                 if fits:
                     group.append(sending)
@@ -122,12 +130,12 @@ class Writers:
                 else:
                     rest.append(sending)
             self._waiting = rest
+            if group:
+                self._busy.add(group[0].caller.campus.id)
         return group
 
     def _answer(self, group: list[Sending]) -> None:
         """Store a group in one transaction, then answer each."""
-        if not group:
-            return
         scope = group[0].caller.principal.scope
         with self._store.transaction(scope, self._limits) as conn:
             outcomes = self._store_group(conn, group)
