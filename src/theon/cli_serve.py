@@ -47,7 +47,7 @@ def serve_pages(theon: Theon) -> None:
     add_live_api(app, hub)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
     add_delivery_pages(app)
-    add_xapi(app, theon.store, events.throttle)
+    writers = add_xapi(app, theon.store, events.throttle)
     add_pages(app, theon.store, hub)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
     typer.secho(f"Theon is at http://{shown}:{port} (Ctrl-C ends it)", err=True, bold=True)
@@ -57,7 +57,7 @@ def serve_pages(theon: Theon) -> None:
             f"Nobody can sign in yet. The first administrator opens, once: {link}", err=True
         )
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    with sock, background, events:
+    with sock, background, events, writers:
         Server(config).run(sockets=[sock])
 
 

@@ -1,5 +1,7 @@
 """A district of two schools and a service with the API of jobs over it."""
 
+from collections.abc import Iterator
+
 import pytest
 from tests.access.conftest import account, district
 from tests.api.jobs_service import Service, make_service
@@ -17,5 +19,6 @@ def service(district: Store, store_settings: Settings) -> Service:
 
 
 @pytest.fixture
-def lrs(district: Store, store_settings: Settings) -> Lrs:
-    return make_lrs(district, store_settings)
+def lrs(district: Store, store_settings: Settings) -> Iterator[Lrs]:
+    with make_lrs(district, store_settings) as made:
+        yield made

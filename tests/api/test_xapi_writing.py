@@ -19,9 +19,7 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Any:
     gate = threading.Event()
     take, work = xapi_writing.Writers._take, xapi_writing.Writers._work
 
-    def taking(
-        self: xapi_writing.Writers, done: int | None = None
-    ) -> list[xapi_writing.Sending]:
+    def taking(self: xapi_writing.Writers, done: int | None = None) -> list[xapi_writing.Sending]:
         group = take(self, done)
         if group:
             sizes.append(len(group))

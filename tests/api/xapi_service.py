@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +21,7 @@ from theon.access.roles import Role
 from theon.api.app import create_app
 from theon.api.sign_in import add_sign_in
 from theon.api.xapi_app import add_xapi
+from theon.api.xapi_writing import Writers
 from theon.intake.throttle import Throttle
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -38,6 +41,7 @@ class Lrs:
 
     store: Store
     app: FastAPI
+    writers: Writers
     key: str
     version: str = "1.0.3"
 
@@ -48,12 +52,12 @@ class Lrs:
         return TestClient(self.app, headers=headers)
 
     def speaking(self, version: str) -> "Lrs":
-        return Lrs(self.store, self.app, self.key, version)
+        return Lrs(self.store, self.app, self.writers, self.key, version)
 
     def of(self, campus: str, role: Role = Role.SERVICE) -> "Lrs":
         """The same service with a key of another campus or role."""
         key = make_key(self.store, name=f"{role} {campus}", role=role, campus=campus)[1]
-        return Lrs(self.store, self.app, key, self.version)
+        return Lrs(self.store, self.app, self.writers, key, self.version)
 
     def post(self, value: Any, **how: Any) -> Response:
         return self.client.post(STATEMENTS, json=value, **how)
@@ -89,12 +93,14 @@ class Lrs:
             answer = self.client.get(page["more"])
 
 
-def make_lrs(store: Store, settings: Settings, campus: str = "oak") -> Lrs:
+@contextmanager
+def make_lrs(store: Store, settings: Settings, campus: str = "oak") -> Iterator[Lrs]:
     app = create_app(store)
     add_sign_in(app, Access(store, plain_settings(settings)))
-    add_xapi(app, store, Throttle(plain_settings(settings)))
+    writers = add_xapi(app, store, Throttle(plain_settings(settings)))
     key = make_key(store, name="Moodle of Oak", role=Role.SERVICE, campus=campus)[1]
-    return Lrs(store, app, key)
+    with writers:
+        yield Lrs(store, app, writers, key)
 
 
 def statement(**changes: Any) -> dict[str, Any]:

@@ -77,23 +77,28 @@ class Resource:
     handlers: Mapping[str, Handler]
 
 
-def add_xapi(app: FastAPI, store: Store, throttle: Throttle) -> None:
+def add_xapi(app: FastAPI, store: Store, throttle: Throttle) -> Writers:
     """Put the learning record store onto `app`, which `add_sign_in` has been given as well.
 
     Args:
         app: the application.
         store: where statements and documents are.
         throttle: counts what each client sends.
+
+    Returns:
+        The threads that write statements; open them before the application serves.
     """
-    app.mount(PREFIX, _Service(store, throttle).app())
+    writers = Writers(store, LIMITS)
+    app.mount(PREFIX, _Service(store, throttle, writers).app())
+    return writers
 
 
 class _Service:
-    def __init__(self, store: Store, throttle: Throttle) -> None:
+    def __init__(self, store: Store, throttle: Throttle, writers: Writers) -> None:
         self._store = store
         self._throttle = throttle
         self._bodies = Bodies()
-        self._writers = Writers(store, LIMITS)
+        self._writers = writers
 
     def app(self) -> Starlette:
         """Every resource, open to pages of other sites: players of content stand there."""

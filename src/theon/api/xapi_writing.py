@@ -10,7 +10,9 @@ import threading
 from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 from uuid import UUID
 
@@ -58,8 +60,12 @@ class Sending:
         return {"objectType": "Agent", "name": principal.name, "account": account}
 
 
-class Writers:
-    """The threads that write statements; each keeps its engine that maps them to events."""
+class Writers(AbstractContextManager["Writers"]):
+    """The threads that write statements; each keeps its engines that map them to events.
+
+    Use it as a context manager around the service: an engine that is taken down while the
+    interpreter ends takes the process down with it.
+    """
 
     def __init__(self, store: Store, limits: Mapping[str, str]) -> None:
         """Name the store, and PostgreSQL's settings for a transaction; begins nothing yet."""
@@ -69,6 +75,15 @@ class Writers:
         self._busy: set[int] = set()  # campuses
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="statements")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Answer what waits, then end the threads."""
+        self._threads.shutdown()
 
     async def store(self, sending: Sending) -> list[str]:
         """Store what was sent; gives the ids of all its statements once they are durable.
