@@ -16,7 +16,7 @@ JSON = "application/json"
 
 
 def texts(body: bytes, kind: str = NDJSON) -> list[bytes]:
-    return cut(body, kind).events.to_pylist()
+    return cut(body, kind).events
 
 
 def test_lines_are_events_and_empty_lines_are_none() -> None:

@@ -365,7 +365,8 @@ def test_the_next_five_times_are_those_of_the_campus_and_of_utc(busy: Pages) -> 
     for at in state.upcoming:
         local = at.astimezone(ZoneInfo("Asia/Kolkata"))
         assert f"{local:%a} {local.day} {local:%b %Y}, 02:00 IST" in night
-    assert words(night).count("20:30 UTC on") == 5
+    following = night.partition('data-label="Next"')[2].partition("</td>")[0]
+    assert words(following).count("20:30 UTC on") == 5  # the last run stands in another cell
     hourly = row(schedule(html, "test.hourly"), "campus", "oak")
     assert len(re.findall(r"\d\d:15 (?:GMT|BST)</time>", hourly)) >= 5
 

@@ -4,7 +4,6 @@ import zlib
 from dataclasses import dataclass
 
 import duckdb
-import pyarrow as pa
 
 from theon.errors import InputError
 from theon.lake.engine import open_scratch
@@ -20,9 +19,9 @@ class TooLargeError(InputError):
 
 @dataclass(frozen=True)
 class Body:
-    """Events as they were sent, one by one; `binary`, in their order."""
+    """Events as they were sent, one by one, in their order."""
 
-    events: "pa.Array[pa.BinaryScalar]"
+    events: list[bytes]
     size_bytes: int
 
 
@@ -80,11 +79,11 @@ def cut(body: bytes, content_type: str) -> Body:
     if beginning.startswith(b"["):
         events = _elements(body)
     elif kind == "application/json" and beginning.startswith(b"{") and not _is_lines(body):
-        events = pa.array([body.strip()], pa.binary())
+        events = [body.strip()]
     else:
         lines = [line for line in body.split(b"\n") if line and not line.isspace()]
-        events = pa.array([line.rstrip(b"\r") for line in lines], pa.binary())
-    if not len(events):
+        events = [line.rstrip(b"\r") for line in lines]
+    if not events:
         raise InputError(
             "the body holds no event",
             where="body",
@@ -114,7 +113,7 @@ def _is_lines(body: bytes) -> bool:
     return bool(rest) and first.rstrip().endswith(b"}")
 
 
-def _elements(body: bytes) -> "pa.Array[pa.BinaryScalar]":
+def _elements(body: bytes) -> list[bytes]:
     try:
         words = body.decode()
         with open_scratch() as engine:
@@ -125,7 +124,7 @@ def _elements(body: bytes) -> "pa.Array[pa.BinaryScalar]":
         raise _no_array(f"byte {error.start} is not UTF-8") from error
     except duckdb.InvalidInputException as error:
         raise _no_array(str(error).partition("Input:")[0].rpartition("Error: ")[2]) from error
-    return pa.array([element.encode() for (element,) in found], pa.binary())
+    return [element.encode() for (element,) in found]
 
 
 def _no_array(why: str) -> InputError:

@@ -6,11 +6,11 @@ part. So one request alone is answered at once, and under load the groups grow b
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,9 @@ COMMITTERS = 2
 # Fewer waiting events are left to the first committer: a transaction costs about as much as a
 # hundred events, so single ones are better kept together than divided.
 CROWD_EVENTS = 1_000
+# Where the last group had several requests, so long is waited for as many: their senders have just
+# been answered, and send the next. Who sends alone never waits.
+GATHER_S = 0.01
 # Waiting and being worked on; beyond it senders are told to come back.
 WAITING_BYTES = 96 << 20
 
@@ -49,7 +52,7 @@ class _Request:
     campus: Campus
     source: str
     format: str
-    events: "pa.Array[Any]"
+    events: Sequence[bytes]
     size_bytes: int
     receipt: "Future[Receipt]"
 
@@ -67,6 +70,7 @@ class GroupCommit:
         self._waiting: deque[_Request] = deque()
         self._events = 0  # of those that wait
         self._bytes = 0  # of those that wait or are worked on
+        self._last = 1  # requests of the last group
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
@@ -88,7 +92,7 @@ class GroupCommit:
             thread.join()
 
     def submit(
-        self, campus: Campus, source: str, format: str, events: "pa.Array[Any]", size_bytes: int
+        self, campus: Campus, source: str, format: str, events: Sequence[bytes], size_bytes: int
     ) -> "Future[Receipt]":
         """Hand over the events of one request.
 
@@ -96,7 +100,7 @@ class GroupCommit:
             campus: whose they are.
             source: their sender.
             format: the mapping that reads them.
-            events: as they were sent, `binary`.
+            events: as they were sent.
             size_bytes: of them together.
 
         Returns:
@@ -122,6 +126,7 @@ class GroupCommit:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._is_turn_of(number))
+                self._gather()
                 if not self._waiting:
                     return
                 group = self._next_group()
@@ -133,6 +138,13 @@ class GroupCommit:
 
     def _is_turn_of(self, number: int) -> bool:
         return bool(self._waiting) and (number == 0 or self._events >= CROWD_EVENTS)
+
+    def _gather(self) -> None:
+        until = time.monotonic() + GATHER_S
+        while len(self._waiting) < self._last and not self._stopping:
+            left = until - time.monotonic()
+            if left <= 0 or not self._changed.wait(left):
+                return
 
     def _next_group(self) -> list[_Request]:
         """The oldest request, and those that may share its transaction."""
@@ -148,6 +160,7 @@ class GroupCommit:
                 others.append(request)
         self._waiting = others
         self._events -= events
+        self._last = len(group)
         return group
 
     def _commit(self, group: Sequence[_Request]) -> None:
@@ -179,9 +192,10 @@ class GroupCommit:
 
     def _accept(self, group: Sequence[_Request]) -> Receipt:
         first = group[0]
-        arrays = [request.events for request in group]
-        events = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
-        arrival = read_arrival(events, first.format)
+        # Arrow here, not where requests are served: each of its calls gives up the interpreter's
+        # lock, and to get it back takes longer there than the call.
+        sent = pa.array([event for request in group for event in request.events], pa.binary())
+        arrival = read_arrival(sent, first.format)
         with self._store.transaction(Scope(first.campus.slug)) as conn:
             return accept(conn, first.campus, first.source, arrival)
 
