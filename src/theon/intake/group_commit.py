@@ -128,7 +128,9 @@ class GroupCommit:
                 self._changed.wait_for(lambda: self._stopping or self._is_turn_of(number))
                 self._gather()
                 if not self._waiting:
-                    return
+                    if self._stopping:
+                        return
+                    continue  # another committer took them meanwhile
                 group = self._next_group()
             try:
                 self._commit(group)
