@@ -97,7 +97,8 @@ class Lander(threading.Thread):
 
     def run(self) -> None:
         """Until `stop`: hear of events, or look every few seconds, and catch up."""
-        heard = self._store.listen(CHANNEL, timeout_s=lambda: ROUND_S)
+        # A round takes in all there is: what was told during one asks for one more, not for many.
+        heard = self._store.listen(CHANNEL, timeout_s=lambda: ROUND_S, latest=True)
         looked = 0.0
         for slug in heard:
             if self._stopping.is_set():

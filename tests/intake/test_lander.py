@@ -1,5 +1,6 @@
 """Accepted events land while more keep coming, and their files stay few."""
 
+import threading
 import time
 
 import pytest
@@ -79,6 +80,33 @@ def test_a_lander_moves_metrics_and_keeps_the_files_few(
     assert actions(store, lincoln) == 9
     assert sum(file.rows for file in lake.files(lincoln)) == 9
     assert len(lake.files(lincoln)) < 9
+
+
+def test_what_was_told_during_a_round_asks_for_one_more_not_for_many(
+    store: Store, lake: EventLake, settings: Settings, lincoln: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Else rounds without work would go on for hours after a busy one."""
+    rounds = []
+    monkeypatch.setattr(pipeline, "ROUND_S", 0.01)
+    monkeypatch.setattr(Lander, "_round", lambda self: (rounds.append(1), busy.wait(60)))
+    busy = threading.Event()
+    lander = Lander(store, lake, settings)
+    lander.start()
+    try:
+        until_s = time.monotonic() + 60
+        while not rounds:
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        for number in range(30):
+            send(store, lincoln, f"{number}")
+        busy.set()
+        time.sleep(2)
+        assert 2 <= len(rounds) <= 5
+    finally:
+        busy.set()
+        lander.stop()
+        lander.join(60)
 
 
 def actions(store: Store, slug: str) -> int:

@@ -98,7 +98,9 @@ class Store:
         with self._begin(self._owner, None) as conn:
             yield conn
 
-    def listen(self, channel: str, *, timeout_s: Callable[[], float]) -> Iterator[str | None]:
+    def listen(
+        self, channel: str, *, timeout_s: Callable[[], float], latest: bool = False
+    ) -> Iterator[str | None]:
         """Notifications of `channel`, for as long as the caller iterates.
 
         Uses a connection outside the pool. One that breaks is replaced; what was notified
@@ -108,6 +110,7 @@ class Store:
             channel: its name, as given to `pg_notify`.
             timeout_s: says, before each wait, after how long without a notification None is
                 given.
+            latest: of notifications that came while the caller was busy only the last is given.
 
         Yields:
             The text of a notification, or None.
@@ -128,7 +131,7 @@ class Store:
                 yield None  # what came before it listened was not heard
                 while True:
                     heard = [n.payload for n in driver.notifies(timeout=timeout_s(), stop_after=1)]
-                    yield from heard or [None]
+                    yield from (heard[-1:] if latest else heard) or [None]
             except psycopg.Error:
                 yield None
             finally:
