@@ -16,7 +16,7 @@ from theon.jobs.dispatcher import Dispatcher
 from theon.jobs.kinds import Kinds
 from theon.jobs.schedules import Scheduler
 from theon.jobs.supervisor import Supervisor
-from theon.pipeline import Lander
+from theon.lander_process import LanderProcess
 from theon.settings import Settings
 from theon.store.engine import Store
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 KINDS_SOURCE = "theon.bootstrap:job_kinds"
 # What a supervisor may still need after its jobs had their `drain_s`: to end the rest.
 AFTER_DRAIN_S = 15.0
+# For the rounds of the loops that are under way.
+END_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def make_supervisor(
 
 
 class Background:
-    """Supervisor, dispatcher, scheduler and lander of one process; a context manager.
+    """Supervisor, dispatcher, scheduler and lander of one service; a context manager.
 
     Attributes:
         kinds: the kinds of jobs.
@@ -86,7 +88,7 @@ class Background:
 
             self._delivery = CeleryDelivery(theon.settings.redis_url)
         self._dispatcher = Dispatcher(theon.store, self.kinds, self._delivery)
-        self._lander = Lander(theon.store, theon.lake, theon.settings)
+        self._lander = LanderProcess(theon.settings)
         self._kafka: KafkaPair | None = None
         if theon.settings.kafka_brokers is not None:
             from theon.intake import kafka_pair  # noqa: PLC0415 - when used
@@ -111,7 +113,7 @@ class Background:
         for thread in threads:
             thread.stop()
         for thread in threads:
-            thread.join(5.0)
+            thread.join(END_S)
         if self._supervisor is not None:
             self._supervisor.drain()
             self._supervisor.join(self._settings.drain_s + AFTER_DRAIN_S)

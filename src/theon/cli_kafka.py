@@ -27,12 +27,12 @@ def consume() -> None:
 
     Example: KAFKA_BROKERS=127.0.0.1:9092 THEON_KAFKA_CAMPUS=lincoln theon kafka consume
     """
-    import logging  # noqa: PLC0415 - only when the command runs, as all below
-    import time  # noqa: PLC0415
+    import time  # noqa: PLC0415 - only when the command runs, as all below
 
     from theon.intake.kafka_pair import KafkaPair  # noqa: PLC0415
+    from theon.observability.logs import log_to_stderr  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     with cli_common.open_theon() as theon:
         pair = KafkaPair(theon.store, theon.settings)
         pair.start()

@@ -83,8 +83,9 @@ def run_worker(
 
     from theon.background import AFTER_DRAIN_S  # noqa: PLC0415
     from theon.jobs.deliveries.celery import CeleryConsumer, shown  # noqa: PLC0415
+    from theon.observability.logs import log_to_stderr  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     logging.getLogger("celery").setLevel(logging.ERROR)  # `CeleryConsumer` says it in our words
     redis_url = settings.redis_url or ""
     consumer = CeleryConsumer(redis_url, queues, supervisor)

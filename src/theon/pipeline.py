@@ -5,7 +5,6 @@ what the one before it has made durable; one that was stopped catches up.
 """
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from theon.intake.journal import CHANNEL, LANDING_EVENTS
 from theon.intake.landing import campuses_to_land, land
 from theon.lake.compaction import CLASSES, compact
 from theon.lake.table import EventLake
+from theon.loops import Loop
 from theon.metrics import refresh as metrics
 from theon.metrics.announce import announce
 from theon.metrics.refresh import refresh
@@ -80,20 +80,15 @@ def land_all(store: Store, lake: EventLake, settings: Settings) -> dict[str, int
     return found
 
 
-class Lander(threading.Thread):
+class Lander(Loop):
     """Catches up whenever events were accepted, by whichever process."""
 
     def __init__(self, store: Store, lake: EventLake, settings: Settings) -> None:
         """Name what it works with; it runs after `start`."""
-        super().__init__(name="lander", daemon=True)
+        super().__init__("lander")
         self._store, self._lake, self._settings = store, lake, settings
-        self._stopping = threading.Event()
         self._behind: set[str] = set()  # landed, and the metrics have not moved yet
         self._unmerged: Counter[str] = Counter()  # landings since files were last merged
-
-    def stop(self) -> None:
-        """End after the round that is going on; it does not wait for that."""
-        self._stopping.set()
 
     def run(self) -> None:
         """Until `stop`: hear of events, or look every few seconds, and catch up."""

@@ -10,7 +10,6 @@ database is slow or away, reading is paused and the batch is tried again.
 import logging
 import os
 import socket
-import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -27,6 +26,7 @@ from theon.intake.kafka_batches import Checkpoint, Delivery, OvertakenError, Rea
 from theon.intake.kafka_heartbeats import Heartbeat, beat, end
 from theon.intake.kafka_offsets import CutOffError, Move, Place, Position, standings
 from theon.intake.kafka_partitions import Batch, Partitions
+from theon.loops import Loop
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -48,7 +48,7 @@ class _Flight:
 _log = logging.getLogger(__name__)
 
 
-class KafkaConsumer:
+class KafkaConsumer(Loop):
     """A member of the consumer group; use `run`, or `start` and `stop`.
 
     Attributes:
@@ -79,6 +79,7 @@ class KafkaConsumer:
             InputError: no brokers are named, or their properties cannot be read.
         """
         kafka_client.properties(settings)
+        super().__init__("kafka-consumer")
         self._store = store
         self._settings = settings
         self._reader = reader
@@ -90,8 +91,6 @@ class KafkaConsumer:
         self._faults = 0
         self._flight: _Flight | None = None
         self._care_at_s = 0.0
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
         self.id = f"{settings.kafka_client_id}-{socket.gethostname()}-{os.getpid()}-{id(self):x}"
         self.state = "starting"
         self.error: str | None = None
@@ -99,25 +98,6 @@ class KafkaConsumer:
         self.started_at = datetime.now(UTC)
 
     # -- the thread -----------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Read in a thread until `stop`."""
-        self._thread = threading.Thread(target=self.run, name="kafka-consumer", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the batch that is under way."""
-        self._stopping.set()
-
-    def join(self, timeout_s: float | None = None) -> None:
-        """Wait for the thread to end."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread of `start` runs."""
-        return self._thread is not None and self._thread.is_alive()
 
     @property
     def partitions(self) -> list[Place]:

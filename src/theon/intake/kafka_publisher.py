@@ -2,13 +2,13 @@
 
 import json
 import logging
-import threading
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from sqlalchemy.exc import DBAPIError
 
 from theon.errors import TheonError, UnavailableError
 from theon.intake.kafka_client import PUBLISHED, properties, reason
+from theon.loops import Loop
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.outbox import CHANNEL, Announcement, take, told
@@ -33,7 +33,7 @@ def message(announcement: Announcement) -> bytes:
     return json.dumps(said, ensure_ascii=False).encode()
 
 
-class KafkaPublisher:
+class KafkaPublisher(Loop):
     """Empties the outbox; use `publish`, or `start` and `stop`. Any number may run at once."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -42,12 +42,11 @@ class KafkaPublisher:
         Raises:
             InputError: no brokers are named, or a property does not fit.
         """
+        super().__init__("kafka-publisher")
         self._store = store
         self._settings = settings
         self._properties = properties(settings)
         self._producer: Producer | None = None
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
         self.error: str | None = None
 
     def publish(self) -> int:
@@ -111,21 +110,8 @@ class KafkaPublisher:
             self.error = None
         return delivered
 
-    def start(self) -> None:
-        """Publish in a thread until `stop`."""
-        self._thread = threading.Thread(target=self._run, name="kafka-publisher", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after what is under way."""
-        self._stopping.set()
-
-    def join(self, timeout_s: float | None = None) -> None:
-        """Wait for the thread to end."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Publish, until `stop`."""
         failures = 0
         for _ in self._store.listen(CHANNEL, timeout_s=lambda: LONGEST_SLEEP_S):
             if self._stopping.is_set():

@@ -10,7 +10,6 @@ supervisor that is frozen cannot end it): a job must not go on that somebody els
 import ctypes
 import importlib
 import json
-import logging
 import os
 import resource
 import select
@@ -30,6 +29,7 @@ from theon.jobs.context import AttemptContext, ChildStore, as_json, clean
 from theon.jobs.errors import is_transient
 from theon.jobs.kinds import Kinds
 from theon.jobs.ledger import Attempt
+from theon.observability.logs import log_to_stderr
 from theon.settings import Settings
 
 # Places in the memory that supervisor and child share.
@@ -71,9 +71,7 @@ def serve(
         os.setsid()  # what a job starts is in its group and is ended with it
     _end_with_parent()
     _be_the_first_victim()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # Opening the store checks its version, which is not news in every child.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    log_to_stderr()
     child = _Child(conn, shared, kinds_source, settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which drains
     signal.signal(signal.SIGTERM, child.end)

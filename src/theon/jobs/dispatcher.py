@@ -1,7 +1,6 @@
 """The dispatcher: looks after the ledger and hands out jobs. Any number may run at once."""
 
 import logging
-import threading
 import time
 from math import ceil
 from statistics import fmean
@@ -14,6 +13,7 @@ from theon.jobs import alone, candidates, ledger, policy, predict, situation
 from theon.jobs.delivery import Delivery
 from theon.jobs.enqueue import CHANNEL
 from theon.jobs.kinds import Kinds
+from theon.loops import Loop
 from theon.store.engine import Store
 
 LONGEST_SLEEP_S = 1.0
@@ -30,10 +30,11 @@ _Parcels = dict[tuple[str, int], list[ledger.Message]]  # (queue, together) to m
 _log = logging.getLogger(__name__)
 
 
-class Dispatcher:
+class Dispatcher(Loop):
     """Chooses by policy, marks, commits, sends. Use `tick`, or `start` and `stop`."""
 
     def __init__(self, store: Store, kinds: Kinds, delivery: Delivery) -> None:
+        super().__init__("dispatcher")
         self._store = store
         self._kinds = kinds
         self._delivery = delivery
@@ -42,8 +43,6 @@ class Dispatcher:
         self._usual_cost = 1.0
         self._looked_s = self._care_at_s = self._fold_at_s = self._learn_at_s = 0.0
         self._next_due_s: float | None = None
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def tick(self, *, notified: bool = True) -> int:
         """One round; returns how many jobs were handed out.
@@ -72,21 +71,8 @@ class Dispatcher:
             self._delivery.send(messages, queue, together=together)
         return sum(map(len, marked.values()))
 
-    def start(self) -> None:
-        """Run rounds in a thread until `stop`."""
-        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the round that is under way."""
-        self._stopping.set()
-
-    def join(self, timeout_s: float | None = None) -> None:
-        """Wait for the thread to end."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Rounds, until `stop`."""
         failures = 0
         while not self._stopping.is_set():
             for heard in self._store.listen(CHANNEL, timeout_s=self._sleep_s):

@@ -6,7 +6,6 @@ time), and enqueues the job in the same transaction; the others find it decided.
 """
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from theon.jobs.audit import write_audit
 from theon.jobs.enqueue import PRIORITIES, NewJob, enqueue_many
 from theon.jobs.kinds import Kinds
 from theon.jobs.schedule_rows import Decision, Row, ScheduleState
+from theon.loops import Loop
 from theon.store.engine import Store
 from theon.store.scope import DISTRICT, Scope
 
@@ -128,7 +128,7 @@ def decide(
     ]
 
 
-class Scheduler:
+class Scheduler(Loop):
     """Enqueues the jobs of schedules when their time comes. Any number may run at once.
 
     `tick` (or `start` and `stop`) is the machinery; the other methods are what people do and see,
@@ -155,6 +155,7 @@ class Scheduler:
             UnknownKindError: nobody declares the kind of a schedule.
             InputError: two have the same name, or arguments do not fit.
         """
+        super().__init__("scheduler")
         self._store = store
         self._kinds = kinds
         self._clock = clock
@@ -167,8 +168,6 @@ class Scheduler:
             self._arguments[schedule.name] = kinds[schedule.kind].dump(schedule.arguments)
         self._synced: list[tuple[int, str]] | None = None
         self._told: dict[str, str] = {}
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
 
     # -- the machinery --------------------------------------------------------------------
 
@@ -199,21 +198,8 @@ class Scheduler:
             self._told[schedule] = str(error)
             _log.warning("schedule %s cannot be decided now: %s", schedule, error)
 
-    def start(self) -> None:
-        """Tick once a second in a thread until `stop`."""
-        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the tick that is under way."""
-        self._stopping.set()
-
-    def join(self, timeout_s: float | None = None) -> None:
-        """Wait for the thread to end."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Tick once a second, until `stop`."""
         while not self._stopping.is_set():
             try:
                 self.tick()
