@@ -9,7 +9,7 @@ from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from theon.events.outcome_news import OutcomeNews, announce_outcomes
 from theon.intake.arrivals import (
@@ -43,11 +43,10 @@ def accept(
     Returns:
         What became of each.
     """
-    batch = int(conn.execute(text("SELECT nextval('theon.event_batches')")).scalar_one())
-    new, duplicates, reused = arrival.events, list[int](), list[int]()
+    new, batch, duplicates, reused = arrival.events, 0, list[int](), list[int]()
     if new.num_rows:
-        known = register(conn, campus.id, batch, new)
-        duplicates, reused = known.duplicates, known.reused
+        known = register(conn, campus.id, new)
+        batch, duplicates, reused = known.batch, known.duplicates, known.reused
         if duplicates or reused:
             old = pa.array([*duplicates, *reused], pa.int32())
             new = new.filter(pc.invert(pc.is_in(new[ORDINAL], old)))

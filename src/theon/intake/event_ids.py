@@ -26,12 +26,14 @@ _Column = Any  # a pyarrow array; its stubs know the functions below for some ty
 _CONTENT = [f for f in EVENT_COLUMNS if f.name not in ("event_id", "source")]
 
 _REGISTER = text(
-    "WITH sent AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:contents AS uuid[]),"
+    "WITH number AS MATERIALIZED (SELECT nextval('theon.event_batches') AS batch),"
+    " sent AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:contents AS uuid[]),"
     " CAST(:ordinals AS int[])) AS s (id_hash, content_hash, ordinal)),"
     " added AS (INSERT INTO theon.event_ids (campus_id, id_hash, content_hash, batch)"
     # In one order everywhere, or two batches could wait for each other.
-    " SELECT :campus, id_hash, content_hash, :batch FROM sent ORDER BY id_hash"
-    " ON CONFLICT DO NOTHING RETURNING 1) SELECT count(*) FROM added"
+    " SELECT :campus, id_hash, content_hash, batch FROM sent, number ORDER BY id_hash"
+    " ON CONFLICT DO NOTHING RETURNING 1)"
+    " SELECT batch, (SELECT count(*) FROM added) AS new FROM number"
 )
 # A statement does not see what it inserts itself; this one comes after it and does.
 _KNOWN = text(
@@ -48,36 +50,37 @@ class Registered:
     """Which of some events are new, by ordinal.
 
     Attributes:
+        batch: a number that no other call was given.
         duplicates: known, with the same content.
         reused: known, with another content.
     """
 
+    batch: int
     duplicates: list[int]
     reused: list[int]
 
 
-def register(conn: Connection, campus_id: int, batch: int, events: pa.Table) -> Registered:
+def register(conn: Connection, campus_id: int, events: pa.Table) -> Registered:
     """Enter the ids of `events`, and tell which were known.
 
     Args:
         conn: a transaction whose scope holds the campus.
         campus_id: whose events.
-        batch: a number that no other call was given.
         events: `ARRIVAL_SCHEMA`.
     """
     hashed = _hashes(events)
     first = hashed.filter(hashed["first"])
-    named = {"campus": campus_id, "batch": batch}
-    added = conn.execute(_REGISTER, {**named, **_sent(first)}).scalar_one()
+    added = conn.execute(_REGISTER, {"campus": campus_id, **_sent(first)}).one()
     # Of the same id twice in one batch the first decides, unless the id was known before.
     found: dict[Any, Any] = {}
     if first.num_rows < hashed.num_rows:
         later = hashed.filter(pc.invert(hashed["first"]))
         found = {row[ORDINAL]: row["same"] for row in later.to_pylist()}
-    if added < first.num_rows:
-        known = conn.execute(_KNOWN, {**named, **_sent(hashed)})
+    if added.new < first.num_rows:
+        known = conn.execute(_KNOWN, {"campus": campus_id, "batch": added.batch, **_sent(hashed)})
         found |= {row.ordinal: row.same for row in known}
     return Registered(
+        added.batch,
         sorted(ordinal for ordinal, same in found.items() if same),
         sorted(ordinal for ordinal, same in found.items() if not same),
     )

@@ -72,7 +72,12 @@ class GroupCommit:
         self._bytes = 0  # of those that wait or are worked on
         self._last = 1  # requests of the last group
         self._stopping = False
-        self._changed = threading.Condition()
+        # Of one lock. Who is woken takes its turn from the thread that serves requests, so the
+        # first committer is woken for the first request and for the last one of those it waits
+        # for, the others for a crowd.
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._crowded = threading.Condition(self._lock)
         self._threads = [
             threading.Thread(target=self._run, args=(n,), name=f"committer-{n}", daemon=True)
             for n in range(COMMITTERS)
@@ -85,9 +90,10 @@ class GroupCommit:
 
     def stop(self) -> None:
         """Answer what is waiting, then end."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
-            self._changed.notify_all()
+            self._arrived.notify_all()
+            self._crowded.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -110,7 +116,7 @@ class GroupCommit:
             BusyError: too much is waiting.
         """
         request = _Request(campus, source, format, events, size_bytes, Future())
-        with self._changed:
+        with self._lock:
             if self._stopping or self._bytes + size_bytes > WAITING_BYTES:
                 raise BusyError(
                     "the service stops" if self._stopping else "too many events are waiting",
@@ -119,13 +125,17 @@ class GroupCommit:
             self._bytes += size_bytes
             self._events += len(events)
             self._waiting.append(request)
-            self._changed.notify_all()
+            if len(self._waiting) == 1 or len(self._waiting) >= self._last:
+                self._arrived.notify_all()
+            if self._events >= CROWD_EVENTS:
+                self._crowded.notify_all()
         return request.receipt
 
     def _run(self, number: int) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._is_turn_of(number))
+            with self._lock:
+                mine = self._arrived if number == 0 else self._crowded
+                mine.wait_for(lambda: self._stopping or self._is_turn_of(number))
                 self._gather()
                 if not self._waiting:
                     if self._stopping:
@@ -135,7 +145,7 @@ class GroupCommit:
             try:
                 self._commit(group)
             finally:
-                with self._changed:
+                with self._lock:
                     self._bytes -= sum(request.size_bytes for request in group)
 
     def _is_turn_of(self, number: int) -> bool:
@@ -145,7 +155,7 @@ class GroupCommit:
         until = time.monotonic() + GATHER_S
         while len(self._waiting) < self._last and not self._stopping:
             left = until - time.monotonic()
-            if left <= 0 or not self._changed.wait(left):
+            if left <= 0 or not self._arrived.wait(left):
                 return
 
     def _next_group(self) -> list[_Request]:
