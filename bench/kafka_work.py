@@ -23,11 +23,11 @@ from sqlalchemy import text
 from tests.kafka_broker import KafkaBroker
 
 from bench import data
+from bench.jobs_services import wait_for
 from theon.intake.kafka_client import CONSUMED, PUBLISHED
 from theon.intake.kafka_pair import KafkaPair
 from theon.intake.kafka_status import read_status
-from theon.lake.table import EventLake
-from theon.pipeline import Lander
+from theon.lander_process import LanderProcess
 from theon.roster.campuses import add_campus
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -122,17 +122,18 @@ def opened(brokers: str) -> Iterator[tuple[Store, Settings]]:
 
 
 class Peaks(threading.Thread):
-    """Memory of this process while it works, in MB, sampled."""
+    """Memory of this process and its lander while they work, in MB, sampled."""
 
-    def __init__(self) -> None:
+    def __init__(self, lander: LanderProcess) -> None:
         super().__init__(daemon=True)
+        self._lander = lander
         self.samples: list[float] = []
         self._done = threading.Event()
 
     def run(self) -> None:
-        me = psutil.Process()
+        processes = [psutil.Process(), psutil.Process(self._lander.pid)]
         while not self._done.wait(0.2):
-            self.samples.append(me.memory_info().rss / 2**20)
+            self.samples.append(sum(p.memory_info().rss for p in processes) / 2**20)
 
     def stop(self) -> None:
         self._done.set()
@@ -156,11 +157,12 @@ def ours_kafka(events: int) -> Result:
     """From topics that are full to metrics that count every event."""
     with filled_broker(events) as broker, opened(broker.brokers) as (store, settings):
         pair = KafkaPair(store, settings)
-        lander = Lander(store, EventLake(settings), settings)
-        peaks = Peaks()
+        lander = LanderProcess(settings)
+        lander.start()
+        wait_for(lambda: lander.pid is not None, "the lander")
+        peaks = Peaks(lander)
         begun = time.perf_counter()
         peaks.start()
-        lander.start()
         pair.start()
         read_s = None
         while counted(store) < events:
