@@ -23,7 +23,7 @@ EVENT_ID_DAYS = 30
 
 _Column = Any  # a pyarrow array; its stubs know the functions below for some types only
 # The same event may come by another road: where it came from is not what it says.
-_CONTENT = [f for f in EVENT_COLUMNS if f.name not in ("event_id", "source")]
+CONTENT_COLUMNS = [f.name for f in EVENT_COLUMNS if f.name not in ("event_id", "source")]
 
 _REGISTER = text(
     "WITH number AS MATERIALIZED (SELECT nextval('theon.event_batches') AS batch),"
@@ -97,10 +97,9 @@ def _sent(hashed: pa.Table) -> dict[str, str]:
 def _hashes(events: pa.Table) -> pa.Table:
     """(ordinal, id_hash, content_hash, first: of this id in the batch, same: as that one)."""
     # A column that is null throughout adds nothing, so what it says does not depend on the batch.
-    said = [f for f in _CONTENT if events[f.name].null_count < events.num_rows]
+    said = [name for name in CONTENT_COLUMNS if events[name].null_count < events.num_rows]
     parts = [
-        pc.binary_join_element_wise(f"{f.name}=", _as_text(events[f.name]), "\x1f", "")
-        for f in said
+        pc.binary_join_element_wise(f"{name}=", _as_text(events[name]), "\x1f", "") for name in said
     ]
     contents = pc.binary_join_element_wise(*parts, "", null_handling="skip")
     hashed = pa.table(

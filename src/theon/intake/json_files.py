@@ -100,10 +100,12 @@ class _Part:
     rejects: list[pa.Table] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     waiting: list[pa.Table] = field(default_factory=list)
+    line_numbers: list[npt.NDArray[np.int64]] = field(default_factory=list)
     writer: pq.ParquetWriter | None = None
 
-    def add(self, events: pa.Table) -> None:
+    def add(self, events: pa.Table, line_numbers: npt.NDArray[np.int64]) -> None:
         self.rows += events.num_rows
+        self.line_numbers.append(line_numbers[events[ORDINAL].to_numpy()])
         self.waiting.append(events.select(_STAGED.names))
         if sum(table.num_rows for table in self.waiting) >= ROW_GROUP_ROWS:
             self._write(final=False)
@@ -132,6 +134,7 @@ class _Part:
             rejects=rejects,
             notes=self.notes,
             incomplete=incomplete,
+            line_numbers=np.concatenate([np.empty(0, np.int64), *self.line_numbers]),
         )
 
 
@@ -191,7 +194,7 @@ class _Reader:
                 f"The last line of {self.path.name} has no end yet; it is read when the file is "
                 "read again.",
             )
-        part.add(mapped.events)
+        part.add(mapped.events, cut.line_numbers)
         part.rejected += refused.num_rows
         room = MOST_LISTED - sum(table.num_rows for table in part.rejects)
         if refused.num_rows and room > 0:

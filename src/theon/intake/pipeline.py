@@ -20,6 +20,7 @@ from theon.intake.json_files import JSON_FORMATS, stage_json
 from theon.intake.moodle_database import stage_database, stage_database_outcomes
 from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
+from theon.intake.reused import without_reused
 from theon.intake.runs import IngestSummary, Run, workspace_of
 from theon.intake.staged import Staged
 from theon.lake.engine import open_engine, sql_list, sql_text
@@ -84,6 +85,7 @@ def ingest(
     ):
         for staged in _stages(
             run,
+            lake,
             workspace,
             location,
             format,
@@ -157,7 +159,14 @@ def compare_file(
     read = known = missing = rejected = 0
     with tempfile.TemporaryDirectory(prefix="compare-", dir=folder) as workspace:
         for staged in _stages(
-            run, Path(workspace), location, format, course=course, prefix=None, progress=reporter
+            run,
+            lake,
+            Path(workspace),
+            location,
+            format,
+            course=course,
+            prefix=None,
+            progress=reporter,
         ):
             new = _count_new(lake, settings, owner.slug, staged)
             read += staged.read
@@ -206,6 +215,7 @@ def _check_options(source_format: str, course: str | None) -> None:
 
 def _stages(
     run: Run,
+    lake: EventLake,
     workspace: Path,
     location: str,
     source_format: str,
@@ -229,7 +239,8 @@ def _stages(
             progress=progress,
         )
     elif source_format in JSON_FORMATS:
-        yield from stage_json(Path(location), source_format, workspace, progress)
+        for staged in stage_json(Path(location), source_format, workspace, progress):
+            yield without_reused(lake, settings, campus.slug, staged)
     else:
         yield from stage_database(
             location,

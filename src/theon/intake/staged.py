@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -65,6 +67,7 @@ class Staged:
         rejects: the first `MOST_LISTED` of these; `REJECT_SCHEMA`.
         notes: sentences for the person: what the source could not tell.
         incomplete: why the source ended early ('' when it did not).
+        line_numbers: of each row in `path`, where it began in the source, if the road knows.
     """
 
     path: Path
@@ -75,6 +78,7 @@ class Staged:
     rejects: pa.Table = field(default_factory=no_rejects)
     notes: tuple[str, ...] = ()
     incomplete: str = ""
+    line_numbers: npt.NDArray[np.int64] | None = None
 
     def with_reject(
         self, line_number: int, reason: str, detail: str, original: str, *, incomplete: str

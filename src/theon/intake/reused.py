@@ -1,0 +1,120 @@
+"""Takes events out of a staged file whose id stands for another event.
+
+Ids of JSON events are the sender's. An id that comes again says the same, and is known; or it says
+something else, and then one of the two was given a wrong id. The first one stays; the door does the
+same for events that come one by one (`theon.intake.event_ids`).
+"""
+
+from dataclasses import replace
+
+import duckdb
+import pyarrow as pa
+
+from theon.intake.arrivals import REUSED_ID
+from theon.intake.event_ids import CONTENT_COLUMNS
+from theon.intake.staged import (
+    MOST_LISTED,
+    STAGED_COLUMNS,
+    Staged,
+    copy_to_parquet,
+    rejects_table,
+)
+from theon.lake.engine import open_engine, sql_list, sql_text
+from theon.lake.table import EventLake
+from theon.settings import Settings
+
+_CONTENT = f"md5(row({', '.join(CONTENT_COLUMNS)})::VARCHAR)"
+
+
+def without_reused(lake: EventLake, settings: Settings, campus: str, staged: Staged) -> Staged:
+    """The same with each id once: repetitions are known, other events under it are rejects.
+
+    Args:
+        lake: whose events came before; looked through whole, for an id says nothing of the time.
+        settings: for the engine.
+        campus: slug of the campus of both.
+        staged: with `line_numbers`.
+    """
+    files = [file.path for file in lake.files(campus)]
+    with open_engine(settings) as engine:
+        rows = f"read_parquet({sql_text(staged.path)}, file_row_number = true)"
+        if not _find_twice(engine, rows, files):
+            return staged
+        known, reused = _judge(engine, rows)
+        if not known and not reused:
+            return staged
+        target = staged.path.with_suffix(".once.parquet")
+        kept = copy_to_parquet(
+            engine,
+            f"SELECT {', '.join(STAGED_COLUMNS)} FROM {rows} s"
+            " ANTI JOIN dropped_ ON dropped_.record = s.file_row_number",
+            target,
+        )
+        target.replace(staged.path)
+        return replace(
+            staged,
+            rows=kept,
+            known=staged.known + known,
+            rejected=staged.rejected + reused,
+            rejects=_with_reused(engine, staged),
+        )
+
+
+def _find_twice(engine: duckdb.DuckDBPyConnection, rows: str, files: list[str]) -> bool:
+    """Make `twice_`: ids that are in the file twice, or in the lake; whether there are any."""
+    engine.execute(
+        f"CREATE TEMP TABLE twice_ AS SELECT event_id, NULL::VARCHAR AS file FROM {rows}"
+        " GROUP BY event_id HAVING count(*) > 1"
+    )
+    if files:
+        lake = f"read_parquet({sql_list(files)}, hive_partitioning = false, filename = true)"
+        engine.execute(
+            f"INSERT INTO twice_ SELECT event_id, filename FROM {lake} l"
+            f" SEMI JOIN {rows} s ON s.event_id = l.event_id"
+        )
+    return engine.execute("SELECT 1 FROM twice_ LIMIT 1").fetchone() is not None
+
+
+def _judge(engine: duckdb.DuckDBPyConnection, rows: str) -> tuple[int, int]:
+    """Make `dropped_`: rows to leave out, and why; how many are known, and how many are reused."""
+    files = [
+        str(path)
+        for (path,) in engine.execute(
+            "SELECT DISTINCT file FROM twice_ WHERE file IS NOT NULL"
+        ).fetchall()
+    ]
+    held = "SELECT NULL::VARCHAR AS event_id, NULL::VARCHAR AS content WHERE false"
+    if files:
+        held = (
+            f"SELECT event_id, min({_CONTENT}) AS content"
+            f" FROM read_parquet({sql_list(files)}, hive_partitioning = false)"
+            " WHERE event_id IN (SELECT event_id FROM twice_) GROUP BY event_id"
+        )
+    engine.execute(
+        "CREATE TEMP TABLE dropped_ AS SELECT record, event_id, said = stands AS is_known FROM ("
+        f"SELECT file_row_number AS record, event_id, {_CONTENT} AS said, row_number() OVER same"
+        f" AS number, coalesce(held.content, first_value({_CONTENT}) OVER same) AS stands"
+        f" FROM {rows} s LEFT JOIN ({held}) held USING (event_id)"
+        " WHERE event_id IN (SELECT event_id FROM twice_)"
+        " WINDOW same AS (PARTITION BY event_id ORDER BY file_row_number)"
+        # What the lake holds already stays once: the lake counts it as known.
+        ") WHERE number > 1 OR said <> stands"
+    )
+    found = engine.execute(
+        "SELECT count(*) FILTER (is_known), count(*) FILTER (NOT is_known) FROM dropped_"
+    ).fetchone()
+    assert found is not None  # noqa: S101 - an aggregate without groups has one row
+    return int(found[0]), int(found[1])
+
+
+def _with_reused(engine: duckdb.DuckDBPyConnection, staged: Staged) -> pa.Table:
+    room = MOST_LISTED - staged.rejects.num_rows
+    found = engine.execute(
+        f"SELECT record, event_id FROM dropped_ WHERE NOT is_known ORDER BY record LIMIT {room}"
+    ).fetchall()
+    lines = staged.line_numbers
+    listed = [
+        (None if lines is None else int(lines[record]), REUSED_ID, str(event_id), None)
+        for record, event_id in found
+    ]
+    return pa.concat_tables([staged.rejects, rejects_table(listed)])

@@ -1,0 +1,112 @@
+"""In files too an id stands for one event: another one under it is refused, and nothing else."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from moodle_logs import lake_rows
+from test_json_files import ids, lines, native, statement
+
+from theon.intake.arrivals import REUSED_ID
+from theon.intake.pipeline import ingest
+from theon.intake.runs import IngestSummary
+from theon.lake.table import EventLake
+from theon.roster.campuses import add_campus
+from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.scope import Scope
+
+Take = Callable[..., IngestSummary]
+
+
+def told(summary: IngestSummary) -> tuple[int, int, int, int]:
+    return summary.read, summary.new, summary.known, summary.rejected
+
+
+def rejects(store: Store, slug: str) -> list[tuple[Any, ...]]:
+    with store.transaction(Scope(slug)) as conn:
+        found = conn.exec_driver_sql(
+            "SELECT line_number, reason, detail FROM theon.intake_rejects ORDER BY run_id, 1"
+        )
+        return [tuple(row) for row in found]
+
+
+@pytest.mark.parametrize("later", ["2026-03-01T10:00:00Z", "2026-05-01T10:00:00Z"])
+def test_another_event_under_an_id_of_the_lake_is_a_reject_whenever_it_is_said_to_have_been(
+    take: Take, lake: EventLake, store: Store, lincoln: str, tmp_path: Path, later: str
+) -> None:
+    """The id says nothing of the time, so the whole lake is looked through."""
+    first, second = tmp_path / "first.ndjson", tmp_path / "second.ndjson"
+    first.write_bytes(lines([native(n) for n in range(3)]))
+    second.write_bytes(
+        lines([native(7), {"id": 8}, native(1, user_id="9", occurred_at=later), native(2)])
+    )
+    take(first, "ndjson")
+    assert told(take(second, "ndjson")) == (4, 1, 1, 2)
+    assert ids(lake) == ["e0", "e1", "e2", "e7"]
+    found = lake_rows(lake, "SELECT user_id FROM events WHERE event_id = 'e1'")
+    assert found == [("5",)]
+    assert (3, REUSED_ID, "e1") in rejects(store, lincoln)
+
+
+def test_in_one_file_the_first_stays_equal_ones_are_known_and_others_are_rejects(
+    take: Take, lake: EventLake, store: Store, lincoln: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.ndjson.gz"
+    file.write_bytes(
+        gzip.compress(lines([native(1), native(2), native(1), native(1, user_id="9"), native(1)]))
+    )
+    assert told(take(file, "ndjson")) == (5, 2, 2, 1)
+    assert rejects(store, lincoln) == [(4, REUSED_ID, "e1")]
+    assert told(take(file, "ndjson")) == (5, 0, 4, 1)  # and the same again
+    assert ids(lake) == ["e1", "e2"]
+
+
+def test_a_statement_as_it_was_sent_and_as_a_store_gives_it_back_are_the_same(
+    take: Take, tmp_path: Path
+) -> None:
+    file, export = tmp_path / "sent.json", tmp_path / "stored.json"
+    file.write_text(json.dumps([statement(1)]))
+    given_back = statement(1) | {
+        "stored": "2026-03-02T00:00:00Z",
+        "authority": {"mbox": "mailto:store@example.org"},
+        "version": "1.0.3",
+    }
+    export.write_text(json.dumps({"statements": [given_back], "more": ""}))
+    assert told(take(file, "xapi")) == (1, 1, 0, 0)
+    assert told(take(export, "xapi")) == (1, 0, 1, 0)
+
+
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10
+)
+@given(
+    batches=st.lists(
+        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=6),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_the_first_event_of_each_id_stays_and_every_row_is_accounted_for(
+    store: Store, tmp_path: Path, batches: list[list[tuple[int, int]]]
+) -> None:
+    number = len(list(tmp_path.iterdir()))
+    slug = add_campus(store, f"c{number}", "UTC").slug
+    kept = Settings(home=tmp_path / f"home-{number}", engine_threads=1)
+    lake, first = EventLake(kept), dict[int, int]()
+    for batch in batches:
+        file = tmp_path / f"{number}.ndjson"
+        file.write_bytes(lines([native(event, user_id=f"{user}") for event, user in batch]))
+        summary = ingest(store, lake, kept, location=str(file), format="ndjson", campus=slug)
+        new = {event for event, _ in batch} - first.keys()
+        for event, user in batch:
+            first.setdefault(event, user)
+        wrong = sum(user != first[event] for event, user in batch)
+        assert told(summary) == (len(batch), len(new), len(batch) - len(new) - wrong, wrong)
+    found = dict(lake_rows(lake, "SELECT event_id, user_id FROM events"))
+    assert found == {f"e{event}": f"{user}" for event, user in first.items()}
