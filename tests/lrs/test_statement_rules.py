@@ -4,6 +4,7 @@ The numbers are those of ADL's conformance requirements (XAPI-00001 and on).
 """
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ FILE = {
 }  # fmt: skip
 NOT_TEXT: list[Any] = [None, 1, 1.5, True, [], {}]
 NOT_OBJECT: list[Any] = [None, 1, True, "text", []]
-NOT_IRI: list[Any] = [*NOT_TEXT, "", "no scheme", "/path", "http://a b", "1http://a"]
+NOT_IRI: list[Any] = [*NOT_TEXT, "", "no scheme", "/path", "http://a b", "1http://a", "a=b://c"]
 
 
 def told(**changes: Any) -> dict[str, Any]:
@@ -104,9 +105,12 @@ PROPERTIES = [
     *cases("verb__id", ["https://example.org/é"], NOT_IRI),
     *cases("verb__display",
            [{}, {"en": "did"}, {"en-US": "did", "zh-Hant-TW": "", "x-own": "a", "de-CH-1996": ""},
-            {"es-419": "a", "und": "b", "i-klingon": "c"}],
+            {"es-419": "a", "und": "b", "i-klingon": "c"},
+            {"sr-Latn-RS": "", "cmn": "", "zh-a-abc-b-abc": "", "de-CH-1901-1996": "",
+             "en-a-bb-x-a-b-a": "", "x-a-a": ""}],
            [*NOT_OBJECT, {"en": 1}, {"en": None}, {"no language": "x"}, {"": "x"}, {"e": "x"},
-            {"en_US": "x"}, {"123": "x"}]),
+            {"en_US": "x"}, {"123": "x"}, {"a-DE": "x"}, {"a12345": "x"}, {"something": "x"},
+            {"en-GB-US": "x"}, {"zh-a-abc-b-bcd-A-cde": "x"}, {"de-1996-1996": "x"}]),
     # 00046 to 00065: to what
     *cases("object",
            [ACTIVITY, {"id": "urn:a:b"}, {**ANN, "objectType": "Agent"}, GROUP, REF, INNER],
@@ -121,7 +125,8 @@ PROPERTIES = [
     *cases("object__definition__type", ["https://example.org/t"], NOT_IRI),
     *cases("object__definition__moreInfo", ["https://example.org/m"], NOT_IRI),
     *cases("object__definition__extensions",
-           [{}, {"https://example.org/e": None}, {"urn:a:b": {"any": [1, None]}}],
+           [{}, {"https://example.org/e": None}, {"urn:a:b": {"any": [1, None]}}, {"a:b": ""},
+            {"a:b": {}}],
            [*NOT_OBJECT, {"no iri": 1}, {"": 1}]),
     *cases("object__definition__interactionType",
            ["true-false", "choice", "fill-in", "long-fill-in", "matching", "performance",
@@ -149,12 +154,17 @@ PROPERTIES = [
       for name, value in (("id", ID), ("stored", "2026-01-02T03:04:05Z"), ("version", "1.0.0"),
                           ("authority", ANN), ("object", INNER), ("actor", {}), ("verb", {}),
                           ("timestamp", "x"), ("result", {"score": {"scaled": 2}}),
-                          ("context", {"registration": "x"}), ("unknown", 1))],
+                          ("context", {"registration": "x"}), ("unknown", 1),
+                          ("objectType", "substatement"), ("context", {"language": "something"}))],
+    *[pytest.param(told(object={**INNER, "object": thing, "context": {name: "x"}}), False,
+                   id=f"inner {name} {thing}")
+      for name in ("revision", "platform") for thing in (REF, GROUP, {**BEN})],
     *[pytest.param(told(object={**INNER, name: value}), True, id=f"inner good {name}")
       for name, value in (("object", REF), ("object", GROUP), ("result", {"success": True}),
                           ("timestamp", "2026-01-02T03:04:05Z"), ("attachments", [FILE]),
                           ("context", {"platform": "x"}))],
-    pytest.param(told(object={k: v for k, v in INNER.items() if k != "verb"}), False, id="no verb"),
+    *[pytest.param(told(object={k: v for k, v in INNER.items() if k != name}), False,
+                   id=f"inner without {name}") for name in ("actor", "verb", "object")],
     # 00074 to 00081: how it went
     *cases("result", [{}], [None, 1, "x", [], {"unknown": 1}]),
     *cases("result__success", [True, False], [None, "true", 1, 0, {}]),
@@ -211,6 +221,44 @@ def test_a_property_keeps_its_rule(statement: dict[str, Any], fine: bool) -> Non
     before = copy.deepcopy(statement)
     assert holds(statement) is fine
     assert statement == before, "checking changes nothing"
+
+
+WHO = {
+    "actor": "actor", "object": "object", "authority": "authority",
+    "instructor": "context__instructor", "team": "context__team",
+    "inner actor": "object__actor", "inner object": "object__object",
+    "inner instructor": "object__context__instructor", "inner team": "object__context__team",
+}  # fmt: skip
+ONE_EACH = [ANN, {"mbox_sha1sum": "0" * 40}, {"openid": "https://a.b/"}, {"account": ACCOUNT}]
+
+
+@pytest.mark.parametrize("place", WHO)
+def test_who_somebody_is_keeps_its_rules_wherever_it_stands(place: str) -> None:
+    """Exactly one identifier, rightly written; a Group may have members in place of it."""
+
+    def fits(value: Any) -> bool:
+        changes = {WHO[place]: value}
+        return holds(told(**({"object": INNER} if place.startswith("inner") else {}), **changes))
+
+    agents = [{"objectType": "Agent", **one} for one in ONE_EACH]
+    groups = [{"objectType": "Group", **one, **more} for one in ONE_EACH
+              for more in ({}, {"member": [ANN]})]  # fmt: skip
+    assert [fits(one) for one in agents] == [not place.endswith("team")] * 4
+    assert [fits(one) for one in groups] == [place != "authority"] * 8
+    assert fits({**GROUP, "member": [ANN, BEN]})
+    for first, second in itertools.permutations(ONE_EACH, 2):
+        assert not fits({"objectType": "Agent", **first, **second})
+        assert not fits({"objectType": "Group", "member": [ANN], **first, **second})
+    for kind in ("Agent", "Group"):
+        for broken in (
+            {}, {"mbox": "https://a.b"}, {"mbox": "mailto:a.b"}, {"mbox_sha1sum": {"a": "b"}},
+            {"openid": "a=b://c"}, {"account": {"name": "7"}}, {"account": {"homePage": "a:b"}},
+            {"account": {**ACCOUNT, "homePage": "a=b://c"}}, {"account": {**ACCOUNT, "name": {}}},
+            {**ANN, "name": 1}, {**ANN, "member": ANN},
+        ):  # fmt: skip
+            assert not fits({"objectType": kind, **broken}), broken
+    for kind in ("agent", "group", "Activity" if place == "actor" else "activity", 1, {"a": "b"}):
+        assert not fits({**ANN, "objectType": kind})
 
 
 @pytest.mark.parametrize("name", ["actor", "verb", "object"])

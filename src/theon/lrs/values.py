@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from itertools import takewhile
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -77,10 +78,24 @@ def read_time(value: str, *, with_offset: bool = False) -> datetime:
     return read
 
 
+def _check_language(tag: str) -> str:
+    if _LANGUAGE.fullmatch(tag) is None:
+        raise ValueError(f"{tag[:100]!r} is no language of RFC 5646")
+    # The form lets pass what stands there twice: a variant, or the letter before an extension.
+    parts = tag.lower().split("-")
+    public = parts[1 : parts.index("x") if "x" in parts else None]
+    letters = [part for part in public if len(part) == 1]
+    before = takewhile(lambda part: len(part) > 1, public)
+    variants = [part for part in before if len(part) > 3]
+    for found in (variants, letters):
+        if len(set(found)) < len(found):
+            raise ValueError(f"{tag[:100]!r} has a part twice, which RFC 5646 forbids")
+    return tag
+
+
 def _check_language_map(value: dict[str, str]) -> dict[str, str]:
     for tag in value:
-        if _LANGUAGE.fullmatch(tag) is None:
-            raise ValueError(f"{tag[:100]!r} is no language of RFC 5646")
+        _check_language(tag)
     return value
 
 
@@ -98,6 +113,6 @@ Sha1 = Annotated[str, _matching(_SHA1, "SHA-1 in 40 hexadecimal digits")]
 Sha2 = Annotated[str, _matching(_SHA2, "SHA-2 in hexadecimal digits")]
 MediaType = Annotated[str, _matching(_MEDIA, "media type")]
 Duration = Annotated[str, _matching(_DURATION, "duration of ISO 8601")]
-Language = Annotated[str, _matching(_LANGUAGE, "language of RFC 5646")]
+Language = Annotated[str, AfterValidator(_check_language)]
 LanguageMap = Annotated[dict[str, str], AfterValidator(_check_language_map)]
 Extensions = Annotated[dict[str, Any], AfterValidator(_check_extensions)]
