@@ -63,6 +63,14 @@ class PeriodFigures(BaseModel):
         )
 
 
+class OutcomeFigures(BaseModel):
+    """Outcomes of a period, added up over learners and their courses."""
+
+    quizzes_attempted: int
+    assignments_submitted: int
+    activities_completed: int
+
+
 class MetricsMessage(BaseModel):
     """Rows of metrics changed; with the figures of the scope as they are now.
 
@@ -72,6 +80,7 @@ class MetricsMessage(BaseModel):
         changed: campuses of which rows changed; empty in the first message.
         read_at, newest_at: when the figures were read, and the newest activity of this week.
         today, week: since midnight and since Monday, at each campus.
+        outcomes: of this week.
     """
 
     type: Literal["metrics"] = "metrics"
@@ -82,6 +91,7 @@ class MetricsMessage(BaseModel):
     newest_at: datetime | None
     today: PeriodFigures
     week: PeriodFigures
+    outcomes: OutcomeFigures
 
     @classmethod
     def of(cls, headline: Headline, changed: set[str]) -> "MetricsMessage":
@@ -94,6 +104,7 @@ class MetricsMessage(BaseModel):
             newest_at=headline.newest_at,
             today=PeriodFigures.of(headline.today),
             week=PeriodFigures.of(headline.week),
+            outcomes=OutcomeFigures(**vars(headline.outcomes)),
         )
 
 

@@ -21,6 +21,18 @@ FROM theon.campuses AS c JOIN metrics.campus_week AS w
     ON w.campus_id = c.id AND w.week_start = date_trunc('week', now() AT TIME ZONE c.timezone)::date
 """)
 
+# Campus by campus, or the planner would read the outcomes of all weeks.
+_OUTCOMES = text("""
+SELECT coalesce(sum(w.quizzes), 0)::bigint, coalesce(sum(w.assignments), 0)::bigint,
+    coalesce(sum(w.activities), 0)::bigint
+FROM theon.campuses AS c CROSS JOIN LATERAL (
+    SELECT sum(o.quizzes_attempted) AS quizzes, sum(o.assignments_submitted) AS assignments,
+        sum(o.activities_completed) AS activities
+    FROM metrics.user_course_week_outcomes AS o WHERE o.campus_id = c.id
+        AND o.week_start = date_trunc('week', now() AT TIME ZONE c.timezone)::date
+) AS w
+""")
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -39,6 +51,19 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """What learners brought to an end in a period, added up over them and their courses.
+
+    Attributes:
+        quizzes_attempted, assignments_submitted, activities_completed: as in `user_course_week`.
+    """
+
+    quizzes_attempted: int = 0
+    assignments_submitted: int = 0
+    activities_completed: int = 0
+
+
+@dataclass(frozen=True)
 class Headline:
     """The figures of a scope, read at one moment.
 
@@ -49,6 +74,7 @@ class Headline:
         newest_at: the newest activity of this week, UTC; None if there is none.
         today: since midnight at each campus.
         week: since Monday at each campus.
+        outcomes: of this week.
         visible: slugs of the campuses in scope.
     """
 
@@ -58,12 +84,13 @@ class Headline:
     newest_at: datetime | None
     today: Figures
     week: Figures
+    outcomes: Outcomes
     visible: frozenset[str]
 
     @property
-    def shown(self) -> tuple[Figures, Figures, datetime | None]:
+    def shown(self) -> tuple[Figures, Figures, Outcomes, datetime | None]:
         """What is the same while nothing has happened."""
-        return self.today, self.week, self.newest_at
+        return self.today, self.week, self.outcomes, self.newest_at
 
 
 def read_headline(conn: Connection, campus: str) -> Headline:
@@ -81,14 +108,24 @@ def read_headline(conn: Connection, campus: str) -> Headline:
             "  WHERE id = ANY (theon.visible_campus_ids())),"
             " to_regclass('metrics.user_day') IS NOT NULL"
             " AND to_regclass('metrics.campus_week') IS NOT NULL"
+            " AND to_regclass('metrics.user_course_week_outcomes') IS NOT NULL"
         )
     ).one()
     found = {"today": Figures(), "week": Figures()}
     newest_at = None
+    outcomes = Outcomes()
     if is_published:
+        outcomes = Outcomes(*conn.execute(_OUTCOMES).one())
         for period, *figures, newest in conn.execute(_FIGURES):
             found[period] = Figures(*figures)
             newest_at = newest if period == "week" else newest_at
     return Headline(
-        campus, position, read_at, newest_at, found["today"], found["week"], frozenset(visible)
+        campus,
+        position,
+        read_at,
+        newest_at,
+        found["today"],
+        found["week"],
+        outcomes,
+        frozenset(visible),
     )

@@ -5,7 +5,8 @@ own; the view moves to it once every campus has been published there, so nobody 
 half-computed history.
 
 Outcome columns have a table of their own beside that of the activity: a refresh, which may hold
-its rows for long, and an observer, which must not wait, never meet. The view puts them together.
+its rows for long, and an observer, which must not wait, never meet. The view puts them together;
+`metrics.<name>_outcomes` shows them alone, for whoever wants all of a period at once.
 """
 
 from sqlalchemy import Connection, text
@@ -37,7 +38,11 @@ def ensure_tables(store: Store, catalog: dict[str, Metric]) -> None:
         views = current_versions(conn)
         observed = registered_columns(conn)
         states = missing_views(conn)
-    missing = [m for m in catalog.values() if m.table not in existing or m.name not in views]
+    missing = [
+        m
+        for m in catalog.values()
+        if m.table not in existing or m.name not in views or _lacks_outcome_view(m, views)
+    ]
     unobserved = [
         m
         for m in catalog.values()
@@ -50,10 +55,16 @@ def ensure_tables(store: Store, catalog: dict[str, Metric]) -> None:
         make_views(conn, states)
         for metric in missing:
             _create(conn, metric)
-            if metric.name not in views:
+            if metric.name not in views or _lacks_outcome_view(metric, views):
                 _point_view(conn, metric)
         for metric in unobserved:
             register_columns(conn, outcome_columns(metric))
+
+
+def _lacks_outcome_view(metric: Metric, views: dict[str, int]) -> bool:
+    # While the view still shows an older version, this one comes when it moves.
+    shown = views.get(metric.name) == metric.version
+    return bool(metric.family("outcome")) and shown and f"{metric.name}_outcomes" not in views
 
 
 def outcome_columns(metric: Metric) -> OutcomeColumns:
@@ -135,20 +146,23 @@ def _create_table(conn: Connection, metric: Metric, table: str, family: str) -> 
     keys = sorted(metric.keys, key=lambda k: (k == metric.period_column) == last)
     columns.append(f"PRIMARY KEY (campus_id, {', '.join(keys)})")
     conn.execute(text(f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(columns)})"))
+    if last:
+        index = f"{table.partition('.')[2]}_period"
+        by_period = f"(campus_id, {metric.period_column})"
+        conn.execute(text(f"CREATE INDEX IF NOT EXISTS {index} ON {table} {by_period}"))
     protect(conn, table)
 
 
 def _point_view(conn: Connection, metric: Metric) -> None:
-    # security_invoker: the view reads with the rights, and the scope, of who asks.
-    conn.execute(text(f"DROP VIEW IF EXISTS metrics.{metric.name}"))
-    conn.execute(
-        text(
-            f"CREATE VIEW metrics.{metric.name} WITH (security_invoker = true) AS "
-            f"{_view_sql(metric)}"
-        )
-    )
-    conn.execute(text(f"COMMENT ON VIEW metrics.{metric.name} IS '{metric.version}'"))
-    conn.execute(text(f'GRANT SELECT ON metrics.{metric.name} TO "{app_role(conn)}"'))
+    views = {metric.name: _view_sql(metric)}
+    if metric.family("outcome"):
+        views[f"{metric.name}_outcomes"] = f"SELECT * FROM {metric.outcome_table}"
+    for name, query in views.items():
+        # security_invoker: the view reads with the rights, and the scope, of who asks.
+        conn.execute(text(f"DROP VIEW IF EXISTS metrics.{name}"))
+        conn.execute(text(f"CREATE VIEW metrics.{name} WITH (security_invoker = true) AS {query}"))
+        conn.execute(text(f"COMMENT ON VIEW metrics.{name} IS '{metric.version}'"))
+        conn.execute(text(f'GRANT SELECT ON metrics.{name} TO "{app_role(conn)}"'))
 
 
 def _view_sql(metric: Metric) -> str:

@@ -64,7 +64,7 @@ def add_pages(app: FastAPI, store: Store, hub: LiveHub) -> None:
                 _show_failure(error)
                 return
             page = OverviewPage(view, overview, headline)
-        follower = Follower(hub, readings, view, page.show, page.show_away)
+        follower = Follower(hub, readings, view, page.show, page.show_now, page.show_away)
         following = background_tasks.create(
             follower.follow(ui.context.client), name="follow the metrics"
         )
@@ -119,13 +119,19 @@ class OverviewPage:
                 self._add("tables", parts)
         self._add("foot", parts)
 
-    def show(self, overview: Overview, headline: Headline) -> None:
+    def show_now(self, headline: Headline) -> None:
+        """Bring the figures of now to what they are, unless newer ones are there."""
+        if headline.position >= self._headline.position:
+            self._headline = headline
+        self._is_away = False
+        self._patch("live", self._live())
+
+    def show(self, overview: Overview) -> None:
         """Bring what differs to what is now."""
         if (overview.shown is not None) is not self._had_week:
             ui.navigate.reload()  # the first activity: there is more to show than parts
             return
-        self._headline, self._is_away = headline, False
-        self._patch("live", self._live())
+        self.show_now(self._headline)  # the database is there
         parts = _parts(overview, self._view.week) | _chart_parts(overview)
         for key, html in parts.items():
             self._patch(key, html)
