@@ -1,18 +1,21 @@
-"""How long after an event was accepted the stream tells it: the whole of `theon serve`.
+"""How long after an event was accepted it is told and shown: the whole of `theon serve`.
 
 `python -m bench.live_work TASK EVENTS` prints one line of JSON as `bench.work` does. A campus with
-eight weeks of history is served; for a minute a client sends a thousand events a second, and
-another listens. An activity is told when the figures of the stream count it, an outcome by a
-message. EVENTS of the present hour are there before the minute begins.
+eight weeks of history is served; for a minute a client sends a thousand events a second. Another
+listens to the stream (`minute`), or the overview is open in a real browser (`page`). An activity is
+told when the figures of the stream count it, an outcome by a message; on the page both are shown
+when its figures of now count them. EVENTS of the present hour are there before the minute begins.
 """
 
 import http.client
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +24,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tests.browser import Browser, Page
 from websockets.sync.client import ClientConnection, connect
 
 from bench import data
@@ -84,20 +88,22 @@ def _of_this_hour(folder: Path, count: int) -> Path:
 class Sender(threading.Thread):
     """Sends at a steady rate; `accepted` says when how many activities and outcomes were."""
 
-    def __init__(self, port: int, key: dict[str, str]) -> None:
+    def __init__(
+        self, port: int, key: dict[str, str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__(name="sender")
         self._port = port
+        self._clock = clock
         self._headers = {**NDJSON, **key}
         self.accepted: list[tuple[float, int, int]] = []
         self.post_s: list[float] = []
         self.failure: str | None = None
-        self.begun = 0.0
+        self.sent_per_s = 0
 
     def run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port)
         run = uuid4().hex[:8]
         sent, begun = 0, time.monotonic()
-        self.begun = begun
         while sent < RATE_PER_S * MINUTE_S:
             time.sleep(max(0.0, begun + sent / RATE_PER_S - time.monotonic()))
             body = b"\n".join(_event(run, n) for n in range(sent, sent + BATCH))
@@ -109,10 +115,10 @@ class Sender(threading.Thread):
                 self.failure = f"{answer.status}: {str(said)[:300]}"
                 return
             sent += BATCH
-            now = time.monotonic()
             outcomes = sent // OUTCOME_EVERY
-            self.accepted.append((now, sent - outcomes, outcomes))
-            self.post_s.append(now - posted)
+            self.accepted.append((self._clock(), sent - outcomes, outcomes))
+            self.post_s.append(time.monotonic() - posted)
+        self.sent_per_s = round(sent / (time.monotonic() - begun))
 
 
 def _event(run: str, n: int) -> bytes:
@@ -124,7 +130,7 @@ def _event(run: str, n: int) -> bytes:
     }
     if (n + 1) % OUTCOME_EVERY == 0:
         event["event_name"] = "AssessmentCompleted"
-        event["other"] = {"assessment_id": str(n % 9), "attempt": str(n), "score": n % 11,
+        event["other"] = {"assessment_id": f"{run}-{n}", "attempt": "1", "score": n % 11,
                           "max_score": 10}  # fmt: skip
     else:
         event |= {"event_name": "\\core\\event\\course_viewed", "component": "core",
@@ -161,7 +167,57 @@ def _measure(socket: ClientConnection, port: int, key: dict[str, str]) -> Result
         "activity": _waits(activities, [(at, count) for at, count, _ in sender.accepted]),
         "outcome": _waits(outcomes, [(at, count) for at, _, count in sender.accepted]),
         "post_p95_ms": round(posts[len(posts) * 95 // 100] * 1000, 1),
-        "sent_per_s": round(wanted / (sender.accepted[-1][0] - sender.begun)),
+        "sent_per_s": sender.sent_per_s,
+    }
+
+
+# Each change of the figures of now, by the clock of the sender: seconds of the epoch, actions of
+# today, quizzes of this week.
+RECORD = """(() => {
+  const number = (place) => Number(document.querySelector(place).textContent.replaceAll(',', ''));
+  const note = () => window.noted.push(
+    [Date.now() / 1000, number('#now tbody tr td:nth-of-type(3)'), number('#outcomes td')]);
+  window.noted = [];
+  note();
+  new MutationObserver(note).observe(document.querySelector('.now').parentElement,
+    {subtree: true, childList: true, characterData: true});
+})()"""
+
+
+def page(held: int) -> Result:
+    """Accepted to shown, in seconds."""
+    with (
+        serving(partial(_prepare, held)) as (port, key),
+        tempfile.TemporaryDirectory(prefix="theon-bench-") as profile,
+    ):
+        browser = Browser(Path(profile))
+        try:
+            shown = browser.open(f"http://127.0.0.1:{port}/?campus={data.CAMPUS}", width=1280)
+            return timed(lambda: _measure_page(shown, port, key))
+        finally:
+            browser.close()
+
+
+def _measure_page(shown: Page, port: int, key: dict[str, str]) -> Result:
+    shown.ask(RECORD)
+    sender = Sender(port, key, clock=time.time)
+    sender.start()
+    sender.join()
+    assert sender.failure is None, sender.failure
+    wanted = int(RATE_PER_S * MINUTE_S)
+    until_s = time.monotonic() + LAST_WAIT_S
+    noted: list[tuple[float, int, int]] = []
+    while not noted or sum(noted[-1][1:]) - sum(noted[0][1:]) < wanted:
+        assert time.monotonic() < until_s, noted[-1:]
+        time.sleep(0.5)
+        noted = [tuple(one) for one in shown.ask("window.noted")]
+    _, actions, quizzes = noted[0]
+    activities = [(count - actions, at) for at, count, _ in noted]
+    outcomes = [(count - quizzes, at) for at, _, count in noted]
+    return {
+        "activity": _waits(activities, [(at, count) for at, count, _ in sender.accepted]),
+        "outcome": _waits(outcomes, [(at, count) for at, _, count in sender.accepted]),
+        "sent_per_s": sender.sent_per_s,
     }
 
 
@@ -183,7 +239,7 @@ def _actions(message: dict[str, Any]) -> int:
     return int(message["today"]["actions"])
 
 
-TASKS = {"minute": minute}
+TASKS = {"minute": minute, "page": page}
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from datetime import date
 
 import pytest
-from browser import Browser, chromium
 from jobs_site import school
 from running_site import Site, home_settings, serving
+from tests.browser import Browser, chromium
 
 from theon.bootstrap import Theon, open_theon
 from theon.intake.pipeline import ingest

@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from browser import Browser, Page, wait_for
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 from tests.access.conftest import ORIGIN, PASSWORD, plain_settings
 from tests.access.conftest import sign_in as sign_in_by_api
+from tests.browser import Browser, Page, wait_for
 
 from theon.access.accounts import add_account
 from theon.access.requests import Access

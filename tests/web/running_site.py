@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from browser import wait_for
+from tests.browser import wait_for
 
 from theon.bootstrap import Theon
 from theon.settings import Settings

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, wait_for
 from delivery_site import AT, DeliverySite
 from jobs_site import arrived, enter, go, served
+from tests.browser import Browser, wait_for
 
 from theon.settings import Settings
 from theon.store.engine import Store

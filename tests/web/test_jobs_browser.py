@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, Page, wait_for
 from jobs_site import DISTRICT, EVIL, School, arrived, enter, go, served
 from running_site import Site
 from tests.access.conftest import PASSWORD
+from tests.browser import Browser, Page, wait_for
 
 from theon.access.accounts import add_account
 from theon.access.roles import Role

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, wait_for
 from jobs_overviews_site import PAGES, Pages
 from jobs_site import arrived, enter, go, served
+from tests.browser import Browser, wait_for
 
 from theon.jobs.enqueue import NewJob
 from theon.settings import Settings

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from browser import Browser, Page, wait_for
 from running_site import Site, home_settings, serving
 from sqlalchemy import text
+from tests.browser import Browser, Page, wait_for
 
 from theon.access.keys import make_key
 from theon.access.roles import Role

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from browser import Browser
 from running_site import Site
 from sqlalchemy import text
+from tests.browser import Browser
 
 from theon.store.scope import Scope
 
