@@ -186,9 +186,9 @@ def test_documents_do_what_a_dictionary_would(lrs: Lrs, operations: list[Any]) -
         headers = {"If-Match": match[seen]} if match[seen] else {}
         holds = seen is None or (seen in ("seen", "*") and name in model)
         if what == "put":
-            blind = seen is None and name in model
+            unseen = 409 if name in model else 400
             answer = client.put("/xapi/activities/profile", json=value, headers=headers, **at)
-            assert answer.status_code == (409 if blind else 204 if holds else 412)
+            assert answer.status_code == (unseen if seen is None else 204 if holds else 412)
             if answer.status_code == 204:
                 model[name] = dict(value)
         elif what == "merge":

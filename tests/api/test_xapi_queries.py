@@ -71,6 +71,20 @@ def test_pages_hold_every_statement_once(lrs: Lrs, ascending: str) -> None:
         assert found == list(reversed(made))
 
 
+def test_the_next_page_has_the_form_and_the_files_of_the_first(lrs: Lrs) -> None:
+    content = b"a report"
+    course = {**COURSE, "definition": {"name": {"en": "C"}}}
+    made = [statement(object=course, attachments=[attachment(content)]) for _ in range(3)]
+    lrs.client.post(STATEMENTS, **multipart(made, content))
+    more = lrs.get(limit=1, format="ids", verb=made[0]["verb"]["id"]).json()["more"]
+    (found,) = (answer := lrs.client.get(more)).json()["statements"]
+    assert found["object"] == COURSE
+    assert THROUGH in answer.headers
+    first = lrs.get(limit=2, attachments="true").content
+    more = json.loads(first.split(b"\r\n")[3])["more"]
+    assert content in lrs.client.get(more).content
+
+
 def test_a_page_is_no_larger_than_it_may_be(lrs: Lrs, monkeypatch: pytest.MonkeyPatch) -> None:
     """By count, by bytes, and by the bytes of files; at least one statement is on each."""
     monkeypatch.setattr(asking, "MOST", 4)
@@ -240,7 +254,7 @@ def rich() -> dict[str, Any]:
     return statement(
         actor={"objectType": "Agent", "name": "Ann", **ANN},
         verb={"id": VERB, "display": {"en-US": "completed", "fr": "achevé"}},
-        object={**PAGE, "definition": definition},
+        object={"objectType": "Activity", **PAGE, "definition": definition},
         context={
             "team": {**group, "mbox": "mailto:us@example.org"},
             "instructor": group,

@@ -105,7 +105,8 @@ def test_a_signature_is_a_file_that_comes_along(lrs: Lrs) -> None:
 
 
 def test_the_statement_is_compared_and_not_its_letters(lrs: Lrs) -> None:
-    """The order of properties, and what a store adds, is not what was signed."""
-    sent = statement(actor=ANN)
+    """The order of properties, what a store adds, and thousandths of a second were not signed."""
+    sent = statement(actor=ANN, result={"duration": "PT1.239S"})
     signed = {**{name: sent[name] for name in reversed(sent)}, "version": "1.0.0"}
+    signed["result"] = {"duration": "PT1.23S"}
     assert send(lrs, sent, sign(signed)) == 200

@@ -299,6 +299,11 @@ def test_only_a_reference_is_voided() -> None:
         ({"contextGroups": [{"objectType": "contextGroup", "group": GROUP, "member": []}]}, False),
         ({"contextGroups": [{"objectType": "contextGroup", "group": GROUP,
                              "relevantTypes": []}]}, False),
+        ({"contextGroups": [{"objectType": "contextGroup", "group": GROUP,
+                             "relevantTypes": ["abc"]}]}, False),
+        ({"contextGroups": [{"objectType": "contextAgent", "group": GROUP}]}, False),
+        ({"contextGroups": [{"objectType": "contextGroup"}]}, False),
+        ({"contextGroups": [{"objectType": "contextGroup", "agent": ANN}]}, False),
         ({"contextGroups": {}}, False),
     ],
 )  # fmt: skip

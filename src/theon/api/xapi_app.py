@@ -254,11 +254,11 @@ _PERMISSIONS = {
 
 
 def _spoken(given: str | None) -> Version:
-    """The version in which a request is answered, whatever it says."""
+    """The version in which a request is answered, whatever it says: in the old one if nothing."""
     try:
         return read_version(given)
     except StatementError:
-        return Version.ONE if given is not None and given.startswith("1") else Version.TWO
+        return Version.ONE if given is None or given.startswith("1") else Version.TWO
 
 
 def _refuse(error: TheonError) -> Refusal:

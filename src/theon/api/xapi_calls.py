@@ -191,7 +191,7 @@ def _alternate(call: Call) -> Call:
         call,
         method=method,
         parameters={name: value for name, value in form.items() if name.lower() not in _HEADERS},
-        headers={"content-type": "application/json", **given, **sent},
+        headers={"content-type": "application/json", **sent, **given},
         body=(content or "").encode(),
     )
     if made.version is not Version.ONE:

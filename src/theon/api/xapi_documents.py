@@ -66,8 +66,10 @@ class Documents:
 
     def put(self, conn: Connection, call: Call, caller: Caller) -> Response:
         """Put a document: 204."""
-        # Version 1.0 lets a state be overwritten by those who have not seen it.
-        needed = call.version is Version.TWO or not self.by_registration
+        # Version 1.0 lets a state be overwritten by those who have not seen it, and wants whoever
+        # puts a profile to say what they have seen, be it nothing.
+        is_old = call.version is Version.ONE
+        needed = not (is_old and self.by_registration)
         parameters = self._parameters(call)
         put_document(
             conn,
@@ -75,7 +77,7 @@ class Documents:
             parameters.text(self.name),
             _media_type(call),
             call.body,
-            _conditions(call, needed=needed),
+            _conditions(call, needed=needed, always=is_old and needed),
         )
         return Response(status_code=204)
 
@@ -162,9 +164,9 @@ def answer_json(value: Any) -> Response:
     return response
 
 
-def _conditions(call: Call, *, needed: bool = False) -> Conditions:
+def _conditions(call: Call, *, needed: bool = False, always: bool = False) -> Conditions:
     headers = call.headers
-    return Conditions(headers.get("if-match"), headers.get("if-none-match"), needed)
+    return Conditions(headers.get("if-match"), headers.get("if-none-match"), needed, always)
 
 
 def _media_type(call: Call) -> str:

@@ -68,11 +68,13 @@ class Conditions:
         match: If-Match.
         none_match: If-None-Match.
         needed: whether what is there is overwritten only by those who say one of the two.
+        always: whether one of the two is needed also where there is no document yet.
     """
 
     match: str | None = None
     none_match: str | None = None
     needed: bool = False
+    always: bool = False
 
     def check(self, etag: str | None) -> None:
         """Let pass who has seen the document that is there; `etag` is None if there is none.
@@ -80,6 +82,7 @@ class Conditions:
         Raises:
             PreconditionError: they have seen another one.
             DocumentConflictError: they do not say, and there is one.
+            StatementError: they do not say, and have to.
         """
         if self.match is not None and not _names(self.match, etag):
             raise PreconditionError(
@@ -93,12 +96,19 @@ class Conditions:
                 where="If-None-Match",
                 next_step="Get it, and send your change with its ETag as If-Match.",
             )
-        if self.needed and etag is not None and self.match is None and self.none_match is None:
+        says = self.match is not None or self.none_match is not None
+        if self.needed and etag is not None and not says:
             raise DocumentConflictError(
                 "there is a document here already, and the request does not say that it was seen",
                 where="If-Match",
                 next_step="Get the document, and send your change with its ETag as If-Match; "
                 "If-None-Match: * puts one only where there is none.",
+            )
+        if self.always and not says:
+            raise StatementError(
+                "the request does not say which document it has seen",
+                where="If-None-Match",
+                next_step="Send If-None-Match: * for a first one, as xAPI 1.0 asks of profiles.",
             )
 
 
@@ -143,6 +153,7 @@ def put_document(
     Raises:
         PreconditionError: the one that is there is not the one that was seen.
         DocumentConflictError: it would overwrite one, and need not have seen it.
+        StatementError: the request has to say what it has seen, and does not.
     """
     _lock(conn, place, name)
     old = get_document(conn, place, name)

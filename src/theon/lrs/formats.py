@@ -10,7 +10,7 @@ Definitions = Mapping[str, Mapping[str, Any]]
 
 def to_ids(statement: Mapping[str, Any]) -> dict[str, Any]:
     """Only what says who and what is meant."""
-    return _shown(statement, _bare_actor, _bare_activity, lambda verb: {"id": verb["id"]})
+    return _shown(statement, _bare_actor, _only_id, _only_id)
 
 
 def to_canonical(
@@ -88,8 +88,8 @@ def _bare_actor(actor: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _bare_activity(activity: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: activity[name] for name in ("objectType", "id") if name in activity}
+def _only_id(thing: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": thing["id"]}
 
 
 def _shown(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
@@ -11,6 +12,8 @@ from theon.lrs.statements import CONTEXT_ACTIVITIES, identifiers
 
 # What a store adds or changes, and the time, which is compared by itself.
 _NOT_COMPARED = ("id", "stored", "authority", "version", "timestamp", "attachments")
+# Hundredths of a second are the finest that is compared of a duration.
+_FRACTION = re.compile(r"[.,]([0-9]{0,2})[0-9]*S$")
 
 
 class Key(StrEnum):
@@ -43,6 +46,8 @@ def _plain(value: Any, name: str = "", *, free: bool = False) -> Any:
     if isinstance(value, dict):
         if name == "contextActivities" and not free:
             value = {key: part if isinstance(part, list) else [part] for key, part in value.items()}
+        if name == "result" and not free and isinstance(value.get("duration"), str):
+            value = {**value, "duration": _FRACTION.sub(_hundredths, value["duration"])}
         return {key: _plain(part, key, free=free) for key, part in value.items()}
     if isinstance(value, list):
         parts = [_plain(part, free=free) for part in value]
@@ -55,6 +60,11 @@ def _plain(value: Any, name: str = "", *, free: bool = False) -> Any:
     if name == "registration" and isinstance(value, str) and not free:
         return value.lower()
     return value
+
+
+def _hundredths(fraction: re.Match[str]) -> str:
+    digits = fraction[1].rstrip("0")
+    return f".{digits}S" if digits else "S"
 
 
 def agent_key(actor: Mapping[str, Any]) -> UUID:
