@@ -37,7 +37,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from theon.intake.arrivals import ORDINAL, Arrival
 
@@ -117,18 +116,19 @@ def measure(arrival: Arrival, new: pa.Table) -> Lags:
     """
     if arrival.came_s is None or not new.num_rows:
         return NO_LAGS
-    if arrival.waited is not None:
-        new = new.filter(pc.invert(arrival.waited.take(new[ORDINAL].combine_chunks())))
-        if not new.num_rows:
-            return NO_LAGS
     # Microseconds since 1970.
     times = new["occurred_at"].cast(pa.int64()).to_numpy()
+    if arrival.waited is not None:
+        waited = np.asarray(arrival.waited)
+        times = times[~waited[new[ORDINAL].to_numpy()]]
+        if not times.size:
+            return NO_LAGS
     came = int(arrival.came_s * 1_000_000)
     last = int(times.max())
     limit, ahead = came + TOLERANCE_S * 1_000_000, 0
     if last > limit:
         ahead = int(np.count_nonzero(times > limit))
-    return Lags(new.num_rows, ahead, (came - last) / 1_000_000)
+    return Lags(times.size, ahead, (came - last) / 1_000_000)
 
 
 def judge(hours: Iterable[SendingHour], now: datetime) -> Verdict:
