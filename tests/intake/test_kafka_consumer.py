@@ -263,3 +263,8 @@ def test_only_messages_that_were_just_sent_tell_of_a_clock(
                 rewind(conn, configured.kafka_group_id, (topic, number), 0)
         wait_for(lambda: read_to(store, configured) == 12)
         assert lags() == told
+        # Where the broker stamps messages, it is the broker's clock that says when they came.
+        kafka.configure_topic(topic, **{"message.timestamp.type": "LogAppendTime"})
+        send(kafka, topic, [native(6)], timestamp=old_ms)
+        wait_for(lambda: read_to(store, configured) == 13)
+        assert lags()[0] == 4
