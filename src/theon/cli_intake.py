@@ -50,11 +50,12 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show what each source sent: campus, source, received, accepted, duplicate, rejected, dead
-    letters that wait, last time; tab-separated. Then why events were rejected, and what waits to
-    land in the lake.
+    letters that wait, last time; tab-separated. Then why events were rejected, clocks that seem
+    to be off, and what waits to land in the lake.
 
     Example: theon intake status --days 7
     """  # noqa: D205 - the first paragraph is the help's
+    from theon.intake.clocks import words_of_offset  # noqa: PLC0415
     from theon.intake.delivery_query import day_of, read_delivery  # noqa: PLC0415
 
     begin, end = day_of(datetime.now(UTC))
@@ -69,6 +70,8 @@ def status(
         typer.echo("\t".join(map(str, words)))
         for reason, events in each.reasons.items():
             typer.echo(f"\t{events}\t{reason}")
+        if each.clock_off_s:
+            typer.echo(f"\tclock\t{words_of_offset(each.clock_off_s)}: see theon intake gaps")
     for journal in found.journal:
         if journal.events:
             typer.echo(
@@ -82,13 +85,14 @@ def status(
 @intake_app.command("gaps")
 def gaps(
     state: Annotated[str, typer.Option(help="open, repaired, accepted or all.")] = "open",
-    look: Annotated[bool, typer.Option("--look", help="Look for gaps now, first.")] = False,
+    look: Annotated[bool, typer.Option("--look", help="Look for them now, first.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List gaps, newest first: number, state, campus, source, what is missing; tab-separated.
+    """List gaps, and clocks that are off, newest first: number, state, campus, source, since when,
+    what is missing or wrong; tab-separated.
 
     Example: theon intake gaps --look
-    """
+    """  # noqa: D205 - the first paragraph is the help's
     from theon.intake.gap_search import look_for_gaps  # noqa: PLC0415
     from theon.intake.gaps import STATES, list_gaps  # noqa: PLC0415
     from theon.store.scope import Scope  # noqa: PLC0415
@@ -112,18 +116,19 @@ def gaps(
         words = (str(gap.id), gap.state, gap.campus, gap.source, since, gap.explanation)
         typer.echo("\t".join(words))
     if not found:
-        typer.echo("No gap is on record.", err=True)
+        typer.echo("No gap and no clock that is off is on record.", err=True)
 
 
 @intake_app.command("accept-gap")
 def accept(
     number: Annotated[int, typer.Argument(help="Number of the gap.")],
-    because: Annotated[str, typer.Option(help="Why nothing is missing; kept on record.")],
+    because: Annotated[str, typer.Option(help="Why it is as it should be; kept on record.")],
 ) -> None:
-    """Say that nothing is missing in a gap; it is not noticed again.
+    """Say that nothing is missing in a gap, or that a clock is meant to be off; it is not noticed
+    again.
 
     Example: theon intake accept-gap 12 --because "the school was closed"
-    """
+    """  # noqa: D205 - the first paragraph is the help's
     from theon.intake.gaps import accept_gap  # noqa: PLC0415
 
     with cli_common.open_theon() as theon, district(theon) as conn:

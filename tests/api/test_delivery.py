@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from theon.access.roles import Permission, Role
 from theon.api.delivery import add_delivery_api
 from theon.intake.arrivals import Arrival
 from theon.intake.door import accept
-from theon.intake.gaps import MOODLE_IDS, Gap, notice
+from theon.intake.gaps import CLOCK, MOODLE_IDS, Gap, notice
 from theon.roster.campuses import get_campus
 from theon.store.scope import Scope
 
@@ -217,3 +218,18 @@ def test_a_gap_is_accepted_with_a_reason_once(service: Service) -> None:
     assert ended[0]["explanation"].endswith("The rows were deleted.")
     with service.store.transaction(DISTRICT) as conn:
         assert conn.exec_driver_sql("SELECT count(*) FROM theon.delivery_gaps").scalar_one() == 2
+
+
+def test_a_clock_that_is_off_is_found_by_its_kind_and_with_its_source(service: Service) -> None:
+    send(service, "oak", {"id": "a", "at": AT})
+    gap(service)
+    since = datetime.fromtimestamp(AT, UTC)
+    with service.store.transaction(Scope("oak")) as conn:
+        clock = Gap(CLOCK, "http:lms", "It is behind.", from_at=since, off_s=-3600)
+        notice(conn, get_campus(service.store, "oak").id, clock)
+    [found] = service.oak.get(f"{API}/gaps", params={"kind": "clock"}).json()["gaps"]
+    assert (found["source"], found["off_s"], found["to_at"]) == ("http:lms", -3600, None)
+    assert service.root.get(f"{API}/gaps", params={"kind": "silence"}).json()["gaps"] == []
+    [source] = service.oak.get(API).json()["sources"]
+    # What these tests send does not come live, so nothing of it is timed.
+    assert (source["clock_off_s"], source["ahead"], source["least_lag_s"]) == (-3600, 0, None)

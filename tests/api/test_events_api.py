@@ -294,3 +294,20 @@ def test_depth_bombs_and_giant_names_are_refused_by_name(moodle: TestClient) -> 
     assert all(len(bomb) < bodies.MOST_BYTES for bomb in bombs)
     got = moodle.post(EVENTS, content=b"\n".join(bombs))
     assert (got.status_code, got.json()["rejected"]) == (422, len(bombs))
+
+
+def test_the_ledger_knows_how_long_before_its_arrival_an_event_happened(
+    moodle: TestClient, service: Service
+) -> None:
+    """By its own account; what was known and what is refused tells nothing."""
+    now = datetime.now(UTC)
+    times = [now + timedelta(hours=3), now - timedelta(hours=1), now + timedelta(hours=30)]
+    sent = [event(n, occurred_at=at.isoformat()) for n, at in enumerate(times)]
+    assert moodle.post(EVENTS, json=sent).json()["rejected"] == 1
+    assert moodle.post(EVENTS, json=sent).json()["duplicate"] == 2
+    with service.store.transaction(Scope("oak")) as conn:
+        timed, ahead, least_s = conn.execute(
+            text("SELECT timed, ahead, least_lag_s FROM theon.delivery_counts")
+        ).one()
+    assert (timed, ahead) == (2, 1)
+    assert least_s == pytest.approx(-3 * 3600, abs=30)

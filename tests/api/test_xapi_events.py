@@ -57,6 +57,9 @@ def test_a_statement_is_an_event(lrs: Lrs) -> None:
     assert event["event_id"] == f"xapi:{made}"
     assert event["occurred_at"].isoformat() == "2026-03-01T08:00:00+00:00"
     assert counts(lrs) == {"received": 1, "accepted": 1, "duplicate": 0, "rejected": 0}
+    with lrs.store.transaction(Scope("oak")) as conn:  # it tells of its sender's clock
+        lags = text("SELECT timed, least_lag_s > 0 FROM theon.delivery_counts")
+        assert tuple(conn.execute(lags).one()) == (1, True)
 
 
 def test_a_statement_that_comes_again_is_counted_as_known(lrs: Lrs) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from sqlalchemy import text
 from tests.intake.moodle_logs import log_row, write_log
 
 from theon.bootstrap import open_theon
@@ -105,3 +106,26 @@ def test_a_gap_is_found_and_accepted(theon: Run, letters: list[int], tmp_path: P
     done = theon("intake", "accept-gap", number, "--because", "deleted")
     assert "accepted" in done.stdout
     assert theon("intake", "gaps").stdout == ""
+
+
+def test_a_clock_that_is_off_is_listed_and_stands_with_its_source(
+    home: Path, theon: Run, letters: list[int]
+):
+    settings = Settings(home=home, postgres_url=None, postgres_app_url=None)
+    with open_theon(settings) as opened, opened.store.transaction(Scope("lincoln")) as conn:
+        conn.execute(
+            text(
+                "INSERT INTO theon.delivery_counts (campus_id, source, hour, received, accepted,"
+                " timed, ahead, least_lag_s, last_at) SELECT c.id, 'http:app', h, 9, 9, 9, 4,"
+                " -3600, h FROM theon.campuses c, generate_series(date_trunc('hour', now())"
+                " - interval '2 hours', now(), '1 hour') AS h WHERE c.slug = 'lincoln'"
+            )
+        )
+    [line] = theon("intake", "gaps", "--look").stdout.splitlines()
+    _, state, campus, source, since, words = line.split("\t")
+    assert (state, campus, source, since[:6]) == ("open", "lincoln", "http:app", "since ")
+    assert words.startswith("Its clock is at least 1 h ahead, as if a time zone were written")
+    said = theon("intake", "status").stdout.splitlines()
+    assert "\tclock\t1 h ahead: see theon intake gaps" in said
+    found = json.loads(theon("intake", "status", "--source", "http:app", "--json").stdout)
+    assert found["sources"][0]["clock_off_s"] == 3600

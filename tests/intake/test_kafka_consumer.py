@@ -2,6 +2,7 @@
 
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,44 @@ def test_brokers_that_do_not_answer_are_named(store: Store, settings: Settings) 
     nobody = settings.model_copy(update={"kafka_brokers": "127.0.0.1:1"})
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1: Kafka does not answer"):
         read_status(store, nobody)
+
+
+def test_only_messages_that_were_just_sent_tell_of_a_clock(
+    kafka: KafkaBroker, store: Store, configured: Settings, topic: str
+) -> None:
+    """Not those that lay in the topic while nobody read, nor those that are read again."""
+    now = datetime.now(UTC)
+    ahead = [native(n, occurred_at=(now + timedelta(hours=3)).isoformat()) for n in range(3)]
+    behind = [native(n, occurred_at=(now - timedelta(hours=5)).isoformat()) for n in range(3, 5)]
+    old_ms = int((now - timedelta(hours=2)).timestamp() * 1000)
+    send(kafka, topic, ahead, partition=0, timestamp=old_ms)
+    send(kafka, topic, behind, partition=1)
+
+    def lags() -> tuple[int, int, float]:
+        with store.transaction(Scope.district()) as conn:
+            return tuple(
+                conn.exec_driver_sql(
+                    "SELECT sum(timed), sum(ahead), min(least_lag_s) FROM theon.delivery_counts"
+                ).one()
+            )
+
+    with consuming(store, configured, topic):
+        wait_for(lambda: read_to(store, configured) == 5)
+        timed, early, least_s = lags()
+        assert (timed, early) == (2, 0)
+        assert least_s == pytest.approx(5 * 3600, abs=LIMIT_S)
+        send(kafka, topic, [native(5, occurred_at=(now + timedelta(hours=1)).isoformat())])
+        wait_for(lambda: read_to(store, configured) == 6)
+        told = lags()
+        assert told[:2] == (3, 1)
+        assert told[2] == pytest.approx(-3600, abs=LIMIT_S)
+        with store.transaction(Scope.district()) as conn:
+            for number in range(2):
+                rewind(conn, configured.kafka_group_id, (topic, number), 0)
+        wait_for(lambda: read_to(store, configured) == 12)
+        assert lags() == told
+        # Where the broker stamps messages, it is the broker's clock that says when they came.
+        kafka.configure_topic(topic, **{"message.timestamp.type": "LogAppendTime"})
+        send(kafka, topic, [native(6)], timestamp=old_ms)
+        wait_for(lambda: read_to(store, configured) == 13)
+        assert lags()[0] == 4

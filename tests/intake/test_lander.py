@@ -2,6 +2,8 @@
 
 import threading
 import time
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from arriving import arrival
@@ -13,6 +15,8 @@ from theon.intake.landing import Landed
 from theon.lake.table import EventLake
 from theon.metrics.catalog import load_catalog
 from theon.metrics.export import published_rows
+from theon.metrics.headline import read_headline
+from theon.metrics.refresh import refresh
 from theon.pipeline import LANDINGS_TO_MERGE, Lander, land_all
 from theon.roster.campuses import get_campus
 from theon.settings import Settings
@@ -107,6 +111,25 @@ def test_what_was_told_during_a_round_asks_for_one_more_not_for_many(
         busy.set()
         lander.stop()
         lander.join(60)
+
+
+def test_an_event_from_the_future_counts_on_the_day_that_it_names(
+    store: Store, lake: EventLake, settings: Settings, lincoln: str
+) -> None:
+    """So a source whose clock is ahead moves late activity to the next day, and not to today's."""
+    campus = get_campus(store, lincoln)
+    at = int(time.time()) + 23 * 3600
+    with store.transaction(Scope(lincoln)) as conn:
+        accept(conn, campus, "http:test", arrival([{"id": "a", "at": at}]))
+    assert land_all(store, lake, settings) == {lincoln: 1}
+    refresh(store, lake, settings, campus=lincoln)
+    [row] = published_rows(store, load_catalog()["user_day"], Scope(lincoln)).to_pylist()
+    zone = ZoneInfo(campus.timezone)
+    assert row["day"] == datetime.fromtimestamp(at, zone).date()
+    assert row["last_access"] == datetime.fromtimestamp(at, UTC)
+    is_today = row["day"] == datetime.now(zone).date()
+    with store.transaction(Scope(lincoln)) as conn:
+        assert read_headline(conn, lincoln).today.actions == int(is_today)
 
 
 def actions(store: Store, slug: str) -> int:

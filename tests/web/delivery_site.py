@@ -18,8 +18,10 @@ from theon.access.accounts import add_account
 from theon.access.requests import Access
 from theon.api.sign_in import add_sign_in
 from theon.intake.arrivals import Arrival
+from theon.intake.clock_search import words_of
+from theon.intake.clocks import Verdict
 from theon.intake.door import accept
-from theon.intake.gaps import MOODLE_IDS, SILENCE, Gap, notice
+from theon.intake.gaps import CLOCK, MOODLE_IDS, SILENCE, Gap, notice
 from theon.jobs.kinds import Kinds
 from theon.jobs.schedules import Scheduler
 from theon.roster.campuses import add_campus, get_campus
@@ -80,6 +82,14 @@ class DeliverySite:
             notice(conn, own, Gap(MOODLE_IDS, "moodle", words, first, first + 1, 2))
             return max(conn.execute(text("SELECT id FROM theon.delivery_gaps")).scalars())
 
+    def clock(self, campus: str, source: str, off_s: int) -> None:
+        """A clock that was found to be off."""
+        since = datetime.now(UTC) - timedelta(hours=9)
+        found = Verdict("ahead" if off_s > 0 else "behind", off_s, since, 6, 12_345, 678)
+        with self.store.transaction(Scope(campus)) as conn:
+            own = get_campus(self.store, campus).id
+            notice(conn, own, Gap(CLOCK, source, words_of(found), from_at=since, off_s=off_s))
+
     def fill(self) -> None:
         """A week of three sources, one of them with a name that wants to be more."""
         for n, (campus, source) in enumerate(
@@ -94,6 +104,8 @@ class DeliverySite:
             words = "Nothing has come for 5.0 of the hours in which it usually sends."
             since = datetime.now(UTC) - timedelta(hours=7)
             notice(conn, own, Gap(SILENCE, "file:moodle-logstore", words, from_at=since))
+        self.clock("oak", "http:lms", 3 * 3600 - 7)
+        self.clock("oak", f"kafka:{EVIL}", -19_800)
 
     def _past(self, campus: str, source: str, events: int) -> None:
         hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)

@@ -163,6 +163,22 @@ def test_a_gap_is_accepted_with_a_reason(site: DeliverySite) -> None:
     assert olga.post("/delivery/gaps/accept", gap="x", explanation="x").status_code == 400
 
 
+def test_a_clock_that_is_off_stands_beside_its_source_until_it_is_accepted(
+    site: DeliverySite,
+) -> None:
+    for source in ("http:lms", "http:app"):
+        site.send("oak", {"id": source, "at": AT}, source=source)
+    site.clock("oak", "http:lms", 3 * 3600)
+    olga = site.visitor("olga")
+    html = olga.see("/delivery")
+    assert number(html, "open-gaps") == "1"
+    assert re.findall(r'class="off">([^<]*)<', html) == ["clock 3 h ahead"]
+    assert "678 came from the future. Set the clock or the time zone at the source." in html
+    [gap] = re.findall(r'data-gap="(\d+)"', html)
+    olga.done("/delivery/gaps/accept", gap=gap, explanation="it is replaced in May")
+    assert 'class="off"' not in olga.see("/delivery")
+
+
 def test_nothing_that_was_sent_becomes_part_of_the_page(site: DeliverySite) -> None:
     site.fill()
     ada = site.visitor("ada")

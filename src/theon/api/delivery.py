@@ -105,17 +105,21 @@ def get_delivery(
 # -- gaps ----------------------------------------------------------------------------------
 
 
-@router.get("/gaps", summary="List gaps, newest first")
+@router.get("/gaps", summary="List gaps and clocks that are off, newest first")
 def get_gaps(
     principal: Reading,
     room: Room,
     state: Literal["open", "repaired", "accepted", "all"] = "open",
-    kind: Literal["moodle_ids", "kafka_offsets", "silence"] | None = None,
+    kind: Literal["moodle_ids", "kafka_offsets", "silence", "clock"] | None = None,
     source: Name | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     before: Before = None,
 ) -> GapsPage:
-    """Missing log ids of Moodle, missing offsets of topics, and sources that fell silent."""
+    """Missing log ids of Moodle, missing offsets of topics, sources that fell silent, and clocks.
+
+    A clock is that of a source, and seems to be off by `off_s` seconds (negative: behind), from
+    `from_at` until it was right again at `to_at`.
+    """
     with reading(room.store, principal.scope) as conn:
         found = gaps.list_gaps(
             conn,
@@ -128,9 +132,9 @@ def get_gaps(
     return GapsPage(gaps=found, next_cursor=found[-1].id if len(found) == limit else None)
 
 
-@router.post("/gaps/{gap_id}/accept", summary="Say that nothing is missing in a gap")
+@router.post("/gaps/{gap_id}/accept", summary="Say that a gap, or a clock, is as it should be")
 def post_accept(gap_id: Number, given: GapAccepted, principal: Controlling, room: Room) -> KeptGap:
-    """It is on record with the reason, and not noticed again."""
+    """It is on record with the reason, and not noticed again; a clock, as long as it stays so."""
     with changing(room.store, principal.scope) as conn:
         return gaps.accept_gap(conn, gap_id, principal.subject, given.explanation)
 

@@ -39,14 +39,14 @@ class DeliveryShown(BaseModel):
 
 
 class GapsPage(BaseModel):
-    """Gaps, newest first."""
+    """Gaps and clocks that are off, newest first."""
 
     gaps: list[KeptGap]
     next_cursor: Annotated[int | None, Field(description="`before` of the next page")]
 
 
 class GapAccepted(Strict):
-    """Why nothing is missing."""
+    """Why it is as it should be."""
 
     explanation: Annotated[Words, Field(min_length=1, max_length=500)]
 

@@ -7,6 +7,7 @@ more, and answers each request by itself.
 
 import asyncio
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -172,7 +173,7 @@ class Writers(AbstractContextManager["Writers"]):
         stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
         new = [words for outcome in stored for words in outcome.new]
         if new:
-            arrival = read_arrival(pa.array(new, pa.string()), MAPPING)
+            arrival = read_arrival(pa.array(new, pa.string()), MAPPING, came_s=time.time())
             accept(conn, campus, source, arrival)
         known = sum(len(outcome.ids) for outcome in stored) - len(new)
         if known:

@@ -41,6 +41,9 @@ class Arrival:
         originals: what was sent, as text or bytes; an ordinal is an index into it.
         refused: `REFUSED_SCHEMA`: what the mapping could not read.
         places: where each stood, by ordinal, if there is more to say than its ordinal.
+        came_s: when they came, epoch seconds, if they came as they were sent: then their times
+            tell of the sender's clock. None of what was kept somewhere, such as a dead letter.
+        waited: by ordinal, whether one was kept somewhere all the same.
     """
 
     format: str
@@ -48,6 +51,8 @@ class Arrival:
     originals: "pa.Array[Any] | pa.ChunkedArray[Any]"
     refused: pa.Table = field(default_factory=no_refused)
     places: "pa.Array[Any] | pa.ChunkedArray[Any] | None" = None
+    came_s: float | None = None
+    waited: "pa.Array[Any] | None" = None
 
     @property
     def received(self) -> int:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, text
 
 from theon.intake.arrivals import Arrival
+from theon.intake.clocks import NO_LAGS, Lags
 
 # Of one source in one hour. Beyond it letters are counted, and not kept: whoever sends garbage
 # must not fill the disk.
@@ -30,6 +31,7 @@ def record_delivery(
     duplicate: int,
     refused: Counter[str],
     dead_lettered: int,
+    lags: Lags = NO_LAGS,
 ) -> None:
     """Add to what `source` has sent in this hour.
 
@@ -42,19 +44,23 @@ def record_delivery(
         duplicate: events that were known.
         refused: events by why they were refused.
         dead_lettered: those of them that are kept.
+        lags: what the new ones tell of the source's clock.
     """
     key = {"campus": campus_id, "source": source}
     conn.execute(
         text(
             "INSERT INTO theon.delivery_counts AS c (campus_id, source, hour, received, accepted,"
-            " duplicate, rejected, dead_lettered, last_at)"
+            " duplicate, rejected, dead_lettered, timed, ahead, least_lag_s, last_at)"
             f" VALUES (:campus, :source, {_HOUR}, :received, :accepted, :duplicate, :rejected,"
-            " :dead, clock_timestamp()) ON CONFLICT (campus_id, source, hour) DO UPDATE SET"
+            " :dead, :timed, :ahead, :least_lag_s, clock_timestamp())"
+            " ON CONFLICT (campus_id, source, hour) DO UPDATE SET"
             " received = c.received + excluded.received,"
             " accepted = c.accepted + excluded.accepted,"
             " duplicate = c.duplicate + excluded.duplicate,"
             " rejected = c.rejected + excluded.rejected,"
             " dead_lettered = c.dead_lettered + excluded.dead_lettered,"
+            " timed = c.timed + excluded.timed, ahead = c.ahead + excluded.ahead,"
+            " least_lag_s = least(c.least_lag_s, excluded.least_lag_s),"
             " last_at = greatest(c.last_at, excluded.last_at)"
         ),
         {
@@ -64,6 +70,9 @@ def record_delivery(
             "duplicate": duplicate,
             "rejected": refused.total(),
             "dead": dead_lettered,
+            "timed": lags.timed,
+            "ahead": lags.ahead,
+            "least_lag_s": lags.least_s,
         },
     )
     if refused:

@@ -22,7 +22,7 @@ class LookForGaps:
 
 @job("intake.look_for_gaps", queue="system", category="system", timeout_s=1800, memory_mb=1536)
 def look(ctx: JobContext, args: LookForGaps) -> Search:
-    """Look for missing ids of Moodle and for sources that fell silent; warn of each new gap."""
+    """Look for missing ids, silent sources and clocks that are off; warn of what is new."""
     del args
     return run_look(ctx)
 
@@ -101,7 +101,7 @@ SCHEDULES = (
         name="intake.gaps",
         kind="intake.look_for_gaps",
         cron="5 * * * *",
-        summary="Missing ids, and sources that fell silent against their own rhythm (X2).",
+        summary="Missing ids, sources that fell silent, clocks that are off (X2).",
     ),
     Schedule(
         name="intake.retention",

@@ -35,7 +35,21 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class SpanFigures(Figures):
+class ClockFigures(Figures):
+    """Figures of a source, and what its live events tell of its clock.
+
+    Attributes:
+        ahead: new events that came from the future, by more than two minutes.
+        least_lag_s: the least that lay between an event and its arrival, seconds; negative: it came
+            from the future. None where nothing came live, as of files.
+    """
+
+    ahead: int = 0
+    least_lag_s: float | None = None
+
+
+@dataclass(frozen=True)
+class SpanFigures(ClockFigures):
     """Figures of a source in an hour or day (UTC) that begins at `at`."""
 
     campus: str = ""
@@ -44,13 +58,15 @@ class SpanFigures(Figures):
 
 
 @dataclass(frozen=True)
-class SourceFigures(Figures):
+class SourceFigures(ClockFigures):
     """Figures of a source over the whole span that was asked for.
 
     Attributes:
         last_at: when something last came, in the span or before; None if that is longer ago.
         reasons: why events were rejected, and how many; most first.
         waiting_letters: dead letters that wait for a person, whatever their age.
+        clock_off_s: by how many seconds its clock seems to be off now, if that is on record and
+            open; negative: behind.
     """
 
     campus: str = ""
@@ -58,6 +74,7 @@ class SourceFigures(Figures):
     last_at: datetime | None = None
     reasons: dict[str, int] = field(default_factory=dict)
     waiting_letters: int = 0
+    clock_off_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -159,25 +176,30 @@ def _span(since: datetime, until: datetime, source: str | None) -> dict[str, Any
     return {"since": since, "until": until, "source": source}
 
 
+_SUMMED = (*FIGURES, "ahead")
 _SUMS = ", ".join(
     f"coalesce(sum(d.{name}) FILTER (WHERE d.hour >= :since AND d.hour < :until), 0)::bigint"
     f" AS {name}"
-    for name in FIGURES
+    for name in _SUMMED
 )
-_PLAIN_SUMS = ", ".join(f"sum(d.{name})::bigint AS {name}" for name in FIGURES)
+_PLAIN_SUMS = ", ".join(f"sum(d.{name})::bigint AS {name}" for name in _SUMMED)
 _ONE = "(CAST(:source AS text) IS NULL OR d.source = :source)"
 
 # Hours before the span are only looked at for when a source last sent.
 _SOURCES = f"""
-WITH counts AS (SELECT d.campus_id, d.source, max(d.last_at) AS last_at, {_SUMS}
+WITH counts AS (SELECT d.campus_id, d.source, max(d.last_at) AS last_at, {_SUMS},
+    min(d.least_lag_s) FILTER (WHERE d.hour >= :since AND d.hour < :until) AS least_lag_s
     FROM theon.delivery_counts d
     WHERE {_ONE} AND d.hour >= least(:since, now() - make_interval(days => {REMEMBERED_DAYS}))
     GROUP BY d.campus_id, d.source),
 letters AS (SELECT d.campus_id, d.source, count(*) AS waiting_letters FROM theon.dead_letters d
-    WHERE {_ONE} AND d.state = 'waiting' GROUP BY d.campus_id, d.source)
+    WHERE {_ONE} AND d.state = 'waiting' GROUP BY d.campus_id, d.source),
+clocks AS (SELECT d.campus_id, d.source, d.off_s AS clock_off_s FROM theon.delivery_gaps d
+    WHERE {_ONE} AND d.kind = 'clock' AND d.state = 'open')
 SELECT c.slug AS campus, source, last_at, coalesce(waiting_letters, 0) AS waiting_letters,
-    {", ".join(f"coalesce({name}, 0) AS {name}" for name in FIGURES)}
+    {", ".join(f"coalesce({name}, 0) AS {name}" for name in _SUMMED)}, least_lag_s, clock_off_s
 FROM counts FULL JOIN letters USING (campus_id, source)
+    LEFT JOIN clocks USING (campus_id, source)
     JOIN theon.campuses c ON c.id = campus_id ORDER BY c.slug, source"""
 
 _REASONS = f"""
@@ -187,7 +209,7 @@ WHERE {_ONE} AND d.hour >= :since AND d.hour < :until
 GROUP BY c.slug, d.source, d.reason ORDER BY sum(d.events) DESC, d.reason"""
 
 _SPANS = f"""
-SELECT {_PLAIN_SUMS}, c.slug AS campus, d.source,
+SELECT {_PLAIN_SUMS}, min(d.least_lag_s) AS least_lag_s, c.slug AS campus, d.source,
     date_trunc(:by, d.hour AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS at
 FROM theon.delivery_counts d JOIN theon.campuses c ON c.id = d.campus_id
 WHERE {_ONE} AND d.hour >= :since AND d.hour < :until

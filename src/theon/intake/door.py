@@ -20,6 +20,7 @@ from theon.intake.arrivals import (
     Arrival,
     Receipt,
 )
+from theon.intake.clocks import measure
 from theon.intake.delivery import keep_letters, record_delivery
 from theon.intake.event_ids import register
 from theon.intake.journal import write_journal
@@ -69,6 +70,7 @@ def accept(
         duplicate=len(duplicates),
         refused=Counter(row["reason"] for row in refused.select(["reason"]).to_pylist()),
         dead_lettered=kept,
+        lags=measure(arrival, new),
     )
     return Receipt(arrival.received, new.num_rows, duplicates, refused)
 

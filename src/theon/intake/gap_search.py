@@ -1,4 +1,4 @@
-"""Looking for gaps: ids that Moodle's log lacks, and sources that fell silent."""
+"""Looking for gaps: ids that Moodle's log lacks, sources that fell silent; and at clocks."""
 
 import hashlib
 import logging
@@ -8,7 +8,18 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from theon.intake.gaps import MOODLE_IDS, SILENCE, Gap, KeptGap, end_gaps, list_gaps, notice
+from theon.intake.clock_search import look_at_clocks
+from theon.intake.gaps import (
+    CLOCK,
+    MOODLE_IDS,
+    SILENCE,
+    THEON,
+    Gap,
+    KeptGap,
+    end_gaps,
+    list_gaps,
+    notice,
+)
 from theon.intake.moodle_ids import MOODLE, Run, find_holes
 from theon.intake.rhythm import WEEKS, Silence, judge
 from theon.lake.table import EventLake
@@ -17,7 +28,7 @@ from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-THEON, RECONCILE = "Theon", "reconcile"
+RECONCILE = "reconcile"
 # A source that has not sent for longer is not waited for any more.
 WAITED_DAYS = 28
 MOST_OPEN = 100_000
@@ -30,7 +41,7 @@ class Search:
     """What a search for gaps did.
 
     Attributes:
-        noticed: gaps that are news; each is logged as a warning.
+        noticed: gaps, and clocks that are off, that are news; each is logged as a warning.
         ended: gaps that are closed again.
         open: gaps that are open now.
     """
@@ -58,11 +69,13 @@ def look_for_gaps(
         with store.transaction(Scope(campus.slug)) as conn:
             ended += _end_silences(conn, campus)
             news = [gap for gap in _silences(conn, campus, at) if notice(conn, campus.id, gap)]
+            clocks, right = look_at_clocks(conn, campus, at)
         more, filled = _look_for_holes(store, lake, settings, campus)
-        ended += filled
-        for gap in (*news, *more):
+        ended += right + filled
+        for gap in (*news, *clocks, *more):
             noticed += 1
-            _log.warning("gap in %s of %s: %s", gap.source, campus.slug, gap.explanation)
+            what = "clock of" if gap.kind == CLOCK else "gap in"
+            _log.warning("%s %s of %s: %s", what, gap.source, campus.slug, gap.explanation)
     with store.transaction(scope) as conn:
         left = conn.execute(text("SELECT count(*) FROM theon.delivery_gaps WHERE state = 'open'"))
         return Search(noticed, ended, int(left.scalar_one()))

@@ -1,7 +1,8 @@
 """Gaps: events that should have come and did not, on record until they are explained.
 
 Whoever notices one calls `notice`; the same gap again is the same row. A gap ends when it is
-repaired, or when a person accepts it.
+repaired, or when a person accepts it. A clock that is off is no gap, but a finding of the same
+kind: noticed, kept, ended and accepted likewise, so it is in the same table.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from sqlalchemy import Connection, text
 
 from theon.errors import ConflictError, InputError, MissingError
 
-MOODLE_IDS, KAFKA_OFFSETS, SILENCE = "moodle_ids", "kafka_offsets", "silence"
-KINDS = (MOODLE_IDS, KAFKA_OFFSETS, SILENCE)
+MOODLE_IDS, KAFKA_OFFSETS, SILENCE, CLOCK = "moodle_ids", "kafka_offsets", "silence", "clock"
+KINDS = (MOODLE_IDS, KAFKA_OFFSETS, SILENCE, CLOCK)
 STATES = ("open", "repaired", "accepted")
+THEON = "Theon"  # by whom a gap is ended that no person ends
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Gap:
         source: as in the delivery ledger.
         explanation: what is missing and how it shows, in a sentence.
         first_id, last_id: the Moodle log ids or Kafka offsets that are missing, both inclusive;
-            None of a silence. Where nobody knows how far it goes, `last_id` is None.
+            None of a silence and a clock. Where nobody knows how far it goes, `last_id` is None.
         missing: how many of them; None where nobody knows.
         from_at, to_at: the last event before it and the first after it, as far as known. A silence
-            is known by `from_at`.
+            is known by `from_at`. Of a clock the first hour in which it was off, and the first in
+            which it was right again; until then it is the same finding.
+        off_s: of a clock: by how many seconds it seems to be off; negative: behind.
     """
 
     kind: str
@@ -40,6 +44,7 @@ class Gap:
     missing: int | None = None
     from_at: datetime | None = None
     to_at: datetime | None = None
+    off_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class KeptGap:
     explanation: str
     ended_at: datetime | None
     ended_by: str | None
+    off_s: int | None = None
 
 
 class NoSuchGapError(MissingError):
@@ -85,17 +91,12 @@ def notice(conn: Connection, campus_id: int, gap: Gap) -> bool:
         Whether it is news: it was not known, or it had been repaired. What a person has accepted
         stays accepted.
     """
-    silent = gap.kind == SILENCE
-    target = (
-        "(campus_id, source, from_at) WHERE kind = 'silence'"
-        if silent
-        else "(campus_id, kind, source, first_id, last_id) WHERE kind <> 'silence'"
-    )
     found = conn.execute(
         text(
             "INSERT INTO theon.delivery_gaps AS g (campus_id, kind, source, first_id, last_id,"
-            " missing, from_at, to_at, explanation) VALUES (:campus, :kind, :source, :first_id,"
-            f" :last_id, :missing, :from_at, :to_at, :explanation) ON CONFLICT {target} DO UPDATE"
+            " missing, from_at, to_at, off_s, explanation) VALUES (:campus, :kind, :source,"
+            " :first_id, :last_id, :missing, :from_at, :to_at, :off_s, :explanation)"
+            f" ON CONFLICT {_SAME.get(gap.kind, _SAME_IDS)} DO UPDATE"
             " SET state = 'open', ended_at = NULL, ended_by = NULL,"
             " noticed_at = clock_timestamp(), explanation = excluded.explanation"
             " WHERE g.state = 'repaired' RETURNING id"
@@ -103,6 +104,14 @@ def notice(conn: Connection, campus_id: int, gap: Gap) -> bool:
         {"campus": campus_id, **vars(gap)},
     ).first()
     return found is not None
+
+
+# What makes a gap the same as one on record, as the unique indexes have it.
+_SAME_IDS = "(campus_id, kind, source, first_id, last_id) WHERE first_id IS NOT NULL"
+_SAME = {
+    SILENCE: "(campus_id, source, from_at) WHERE kind = 'silence'",
+    CLOCK: "(campus_id, source) WHERE kind = 'clock' AND to_at IS NULL",
+}
 
 
 def end_gaps(
@@ -121,7 +130,7 @@ def end_gaps(
 
 
 def accept_gap(conn: Connection, gap_id: int, actor: str, explanation: str) -> KeptGap:
-    """A person says that a gap is as it should be, and why.
+    """A person says that a gap, or a clock, is as it should be, and why.
 
     Raises:
         NoSuchGapError: the scope has none of this number.
@@ -132,7 +141,7 @@ def accept_gap(conn: Connection, gap_id: int, actor: str, explanation: str) -> K
         raise InputError(
             "a gap is accepted with a reason",
             where=f"gap {gap_id}",
-            next_step="Say why nothing is missing, such as: the school was closed.",
+            next_step="Say why it is as it should be, such as: the school was closed.",
         )
     gap = get_gap(conn, gap_id)
     if not end_gaps(conn, [gap_id], "accepted", actor, f"{gap.explanation} {explanation.strip()}"):
@@ -192,6 +201,6 @@ def list_gaps(
 
 _SELECT = (
     "SELECT g.id, c.slug, g.kind, g.source, g.first_id, g.last_id, g.missing, g.from_at, g.to_at,"
-    " g.noticed_at, g.state, g.explanation, g.ended_at, g.ended_by"
+    " g.noticed_at, g.state, g.explanation, g.ended_at, g.ended_by, g.off_s"
     " FROM theon.delivery_gaps g JOIN theon.campuses c ON c.id = g.campus_id"
 )

@@ -207,7 +207,7 @@ class GroupCommit:
         # Arrow here, not where requests are served: each of its calls gives up the interpreter's
         # lock, and to get it back takes longer there than the call.
         sent = pa.array([event for request in group for event in request.events], pa.binary())
-        arrival = read_arrival(sent, first.format)
+        arrival = read_arrival(sent, first.format, came_s=time.time())
         with self._store.transaction(Scope(first.campus.slug)) as conn:
             return accept(conn, first.campus, first.source, arrival)
 

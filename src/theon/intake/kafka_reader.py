@@ -3,6 +3,7 @@
 The campus is a header `campus`, else a field `campus`, else that of THEON_KAFKA_CAMPUS.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,6 +34,7 @@ Column: TypeAlias = Any  # pa.Array; what is computed of one has no narrower typ
 
 MAPPING = "messages"
 NOT_TAKEN = "could not be taken in"
+FRESH_S = 300  # a message that is not older comes as it is sent; clocks differ by less
 _NAME = "campus"
 _NAMED = (
     f"SELECT CASE WHEN json_valid(line) THEN json_extract_string(line, '$.{_NAME}') END AS campus"
@@ -48,6 +50,7 @@ class _Sent:
         values: what was sent, binary; an empty text for a message without one.
         headers: campus that a header names, or null.
         partitions, offsets, generations: int64; where each stood.
+        times_ms: int64; when each was sent or the broker got it, epoch milliseconds, or -1.
     """
 
     topic: str
@@ -56,11 +59,12 @@ class _Sent:
     partitions: Column
     offsets: Column
     generations: Column
+    times_ms: Column
 
     def take(self, at: Column) -> "_Sent":
         """Some of them."""
         columns = (self.values, self.headers, self.partitions, self.offsets, self.generations)
-        return _Sent(self.topic, *(column.take(at) for column in columns))
+        return _Sent(self.topic, *(column.take(at) for column in (*columns, self.times_ms)))
 
     def places(self) -> Column:
         """For people: 'user-events/0 at 17'; a replay makes the id of it, see `ids`."""
@@ -69,6 +73,13 @@ class _Sent:
     def ids(self) -> Column:
         """An id for messages without one. Offsets of a topic that was made anew are others."""
         return _joined(f"kafka:{self.topic}", self._anew(), ":", self.partitions, ":", self.offsets)
+
+    def waited(self, now_s: float) -> Column:
+        """Which lay in the topic, or before it: their events say nothing of their sender's clock.
+
+        Where nobody says when a message was sent, it counts as one of these.
+        """
+        return pa.array(np.asarray(self.times_ms) < (now_s - FRESH_S) * 1000)
 
     def _anew(self) -> Column:
         numbers = _joined("#", self.generations)
@@ -117,11 +128,14 @@ class MessageReader:
             if campus is None:
                 why = (UNKNOWN_CAMPUS, slug) if slug else (NO_CAMPUS, None)
             if why is None:
+                now_s = time.time()
                 arrival = read_arrival(
                     of_campus.values,
                     MAPPING,
                     default_ids=of_campus.ids(),
                     places=of_campus.places(),
+                    came_s=now_s,
+                    waited=of_campus.waited(now_s),
                 )
             else:
                 arrival = _refusing(of_campus, *why)
@@ -167,6 +181,8 @@ def _flat(
         pa.array(np.repeat(numbers, sizes)),
         pa.array([message.offset() for message in messages], pa.int64()),
         pa.array(np.repeat(ages, sizes)),
+        # A message without a time has a kind of time that says so, and -1 as well.
+        pa.array([message.timestamp()[1] for message in messages], pa.int64()),
     )
 
 

@@ -132,6 +132,8 @@ def read_arrival(
     *,
     default_ids: "pa.Array[Any] | None" = None,
     places: "pa.Array[Any] | None" = None,
+    came_s: float | None = None,
+    waited: "pa.Array[Any] | None" = None,
 ) -> Arrival:
     """What was sent, as an arrival for the door.
 
@@ -140,6 +142,8 @@ def read_arrival(
         mapping: as for `map_lines`.
         default_ids: ids of events that name none.
         places: where each stood, for people.
+        came_s: see `Arrival`.
+        waited: see `Arrival`.
     """
     columns: dict[str, Any] = {
         ORDINAL: pa.array(range(len(originals)), pa.int32()),
@@ -153,7 +157,7 @@ def read_arrival(
         at = refused.schema.get_field_index("place")
         stood = places.take(refused[ORDINAL].combine_chunks())
         refused = refused.set_column(at, REFUSED_SCHEMA.field("place"), stood)
-    return Arrival(mapping, mapped.events, originals, refused, places)
+    return Arrival(mapping, mapped.events, originals, refused, places, came_s, waited)
 
 
 def _as_text(lines: "pa.ChunkedArray[Any] | pa.Array[Any]", engine: Any) -> Any:

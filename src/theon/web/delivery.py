@@ -1,4 +1,4 @@
-"""The page of the delivery ledger: what sources sent, reasons, gaps, groups of dead letters."""
+"""The page of the delivery ledger: what sources sent, reasons, gaps, clocks, dead letters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from theon.access.principals import Principal
 from theon.access.roles import Permission
 from theon.intake import gaps
+from theon.intake.clocks import words_of_offset
 from theon.intake.delivery_query import (
     Delivery,
     Figures,
@@ -74,7 +75,7 @@ class DeliveryPage:
         rows: per source.
         chart: of all sources over the days.
         reasons: (campus, source, reason, events) over the days; most first.
-        gaps: that are open; `more_gaps` if there are others.
+        gaps: that are open, clocks too; `more_gaps` if there are others.
         groups: waiting dead letters.
     """
 
@@ -173,13 +174,14 @@ async def delivery_page(request: Request, principal: Reading) -> HTMLResponse:
         part_hours=PART_HOURS,
         spark_hours=SPARK_HOURS,
         groups_shown=GROUPS_SHOWN,
+        off=words_of_offset,
         several=len({row.week.campus for row in found.rows}) > 1,
     )
 
 
 @router.post("/delivery/gaps/accept")
 async def take_accept(request: Request, principal: Controlling) -> Response:
-    """A person says why nothing is missing in a gap."""
+    """A person says why a gap, or a clock, is as it should be."""
     form = await form_of(request)
     number, words = str(form.get("gap", "")), str(form.get("explanation", ""))
     gap_id = delivery_letters.number_of(number, "gap")
