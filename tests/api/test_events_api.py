@@ -99,6 +99,13 @@ def test_each_rejected_event_is_named_and_the_others_are_taken(
         assert [bytes(original) for original in kept][:2] == sent[1:3]
 
 
+def test_each_is_named_however_many_there_are(moodle: TestClient) -> None:
+    wrong = [b'{"id":"%d"}' % number for number in range(12_000)]
+    got = moodle.post(EVENTS, content=b"\n".join([*wrong, lines(event(1))]))
+    assert (got.status_code, got.json()["accepted"]) == (202, 1)
+    assert [r["index"] for r in got.json()["rejections"]] == list(range(12_000))
+
+
 def test_a_body_of_which_nothing_can_be_taken_is_answered_422(moodle: TestClient) -> None:
     got = moodle.post(EVENTS, content=b"hello\nworld")
     assert (got.status_code, got.json()["rejected"]) == (422, 2)
