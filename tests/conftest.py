@@ -69,13 +69,28 @@ def store(shared_store: Store) -> Store:
         ).scalars()
         for table in generated.all():
             conn.exec_driver_sql(f"DROP TABLE {table} CASCADE")
-        tables = conn.execute(
+        # Only tables that hold something: to empty all of them takes fifteen times as long, and to
+        # truncate the campuses means all.
+        used = conn.execute(
             text(
-                "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables"
-                " WHERE schemaname = 'theon' AND tablename <> 'schema_version'"
+                "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class"
+                " WHERE relnamespace = 'theon'::regnamespace AND relkind = 'r'"
+                " AND relname NOT IN ('schema_version', 'campuses') AND pg_relation_size(oid) > 0"
             )
         ).scalar_one()
-        conn.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+        if used is not None:
+            conn.exec_driver_sql(f"TRUNCATE {used} CASCADE")
+        conn.exec_driver_sql("ALTER TABLE theon.campuses NO FORCE ROW LEVEL SECURITY")
+        conn.exec_driver_sql("DELETE FROM theon.campuses")
+        conn.exec_driver_sql("ALTER TABLE theon.campuses FORCE ROW LEVEL SECURITY")
+        advanced = conn.execute(
+            text(
+                "SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences"
+                " WHERE schemaname = 'theon' AND last_value IS NOT NULL"
+            )
+        ).scalars()
+        for sequence in advanced.all():
+            conn.exec_driver_sql(f"ALTER SEQUENCE {sequence} RESTART")
         conn.exec_driver_sql(
             "INSERT INTO theon.campuses (slug, name, timezone)"
             " VALUES ('district', 'District', 'UTC')"
