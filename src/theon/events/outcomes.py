@@ -64,6 +64,14 @@ def short_id_sql(expression: str) -> str:
     )
 
 
+def short_id(value: str) -> str:
+    """What `short_id_sql` makes of an id."""
+    clean = value.replace("\0", "")
+    if len(clean.encode()) <= LONGEST_ID:
+        return clean
+    return f"{clean[:60]}…{hashlib.md5(clean.encode(), usedforsecurity=False).hexdigest()}"
+
+
 _CLEAN = [
     *(f"{short_id_sql(c)} AS {c}" for c in ("event_id", *_PARTS.values())),
     "kind",

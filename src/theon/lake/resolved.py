@@ -10,14 +10,17 @@ knows the course. The rules, all inside one second and so inside one hour:
    somebody else, origin and address are the same events: of n log rows and m report rows,
    the n log rows stay, and m - n report rows if there are more of these.
 
-Both depend on the set of rows only, so the order of arrival does not matter.
+3. An event that another one retracts is not there, and neither is its retraction. Retractions have
+   the time of what they retract. A retracted log row still hides the report row of the same event.
+
+All depend on the set of rows only, so the order of arrival does not matter.
 """
 
 import itertools
 
 import duckdb
 
-from theon.events.schema import EVENT_SCHEMA, SOURCE_MOODLE_REPORT
+from theon.events.schema import EVENT_SCHEMA, SOURCE_MOODLE_REPORT, SOURCE_RETRACTION
 from theon.lake.engine import sql_list, sql_text
 from theon.lake.table import SQL_TYPES, LakeFile
 
@@ -54,6 +57,8 @@ def events_sql(
     files: list[LakeFile],
     hours: list[int],
     columns: list[str],
+    *,
+    mark_retracted: bool = False,
 ) -> str:
     """SQL of the resolved events of some hours.
 
@@ -62,16 +67,21 @@ def events_sql(
         files: the lake's files of one campus.
         hours: the wanted hours (epoch seconds // 3600, UTC); others may be read, none is given.
         columns: wanted columns of `EVENT_SCHEMA`, without `campus` and `month`.
+        mark_retracted: give retracted events as well, and a last column `retracted` (boolean).
 
     Returns:
         A SELECT of `columns`.
     """
     ranges = hour_ranges(hours)
+    paths = [f.path for f in files if any(_overlaps(f, *r) for r in ranges)]
     read = list(columns)
-    reports = _has_reports(engine, files, ranges)
+    reports = _has(engine, paths, SOURCE_MOODLE_REPORT)
+    retractions = _has(engine, paths, SOURCE_RETRACTION)
     if reports:
         keys = ["event_id", "source", "occurred_at", "user_id", "course_id", "event_name"]
         read += [c for c in [*keys, "real_user_id", "origin", "ip"] if c not in read]
+    if retractions:
+        read += [c for c in ["event_id", "source", "occurred_at"] if c not in read]
     by_condition: dict[str, list[str]] = {}
     for file in files:
         inside = [r for r in ranges if _overlaps(file, *r)]
@@ -88,9 +98,17 @@ def events_sql(
     if not selects:
         types = {c: SQL_TYPES[EVENT_SCHEMA.field(c).type] for c in columns}
         nothing = ", ".join(f"NULL::{kind} AS {c}" for c, kind in types.items())
-        return f"SELECT {nothing} WHERE false"
-    union = " UNION ALL ".join(selects)
-    return _resolve(union, columns) if reports else union
+        marked = ", NULL::BOOLEAN AS retracted" if mark_retracted else ""
+        return f"SELECT {nothing}{marked} WHERE false"
+    found = " UNION ALL ".join(selects)
+    if reports:
+        found = _resolve(found, read)
+    if retractions:
+        return _without_retracted(found, columns, paths, ranges, mark=mark_retracted)
+    if reports or mark_retracted:
+        marked = ", false AS retracted" if mark_retracted else ""
+        return f"SELECT {', '.join(columns)}{marked} FROM ({found})"
+    return found
 
 
 def _instant(hour: int) -> str:
@@ -113,18 +131,35 @@ def _overlaps(file: LakeFile, low: int, high: int) -> bool:
     return file.first_at.timestamp() < high * HOUR_S and file.last_at.timestamp() >= low * HOUR_S
 
 
-def _has_reports(
-    engine: duckdb.DuckDBPyConnection, files: list[LakeFile], ranges: list[tuple[int, int]]
-) -> bool:
-    """Whether one of the files that overlap the ranges holds report rows."""
-    paths = [f.path for f in files if any(_overlaps(f, low, high) for low, high in ranges)]
+def _has(engine: duckdb.DuckDBPyConnection, paths: list[str], source: str) -> bool:
+    """Whether one of the files holds events of this source; their statistics say it mostly."""
     if not paths:
         return False
     found = engine.sql(
         f"SELECT 1 FROM read_parquet({sql_list(paths)}, hive_partitioning = false) "
-        f"WHERE source = {sql_text(SOURCE_MOODLE_REPORT)} LIMIT 1"
+        f"WHERE source = {sql_text(source)} LIMIT 1"
     ).fetchall()
     return bool(found)
+
+
+def _without_retracted(
+    events: str, columns: list[str], paths: list[str], ranges: list[tuple[int, int]], *, mark: bool
+) -> str:
+    """SQL of the events that no retraction names; or of all, and whether one names them."""
+    retraction = f"source = {sql_text(SOURCE_RETRACTION)}"
+    named = (
+        f"SELECT DISTINCT object_id AS event_id, occurred_at FROM "
+        f"read_parquet({sql_list(paths)}, hive_partitioning = false) WHERE {retraction} AND "
+        f"({' OR '.join(_within(*r) for r in ranges)})"
+    )
+    names = ", ".join(f"e.{c}" for c in columns)
+    join, marked = "ANTI JOIN", ""
+    if mark:
+        join, marked = "LEFT JOIN", ", n.event_id IS NOT NULL AS retracted"
+    return (
+        f"SELECT {names}{marked} FROM ({events}) AS e {join} ({named}) AS n "
+        f"ON e.event_id = n.event_id AND e.occurred_at = n.occurred_at WHERE NOT (e.{retraction})"
+    )
 
 
 def _resolve(union: str, columns: list[str]) -> str:
