@@ -1,25 +1,31 @@
 """A voided statement counts nowhere, whatever came first and by whichever road."""
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from tests.api.xapi_service import ANN, Lrs, make_lrs, statement, voiding
-
 from tests.metrics.conftest import District, district, make_district
+
+from theon.intake.door import accept
+from theon.intake.mapped import read_arrival
 from theon.intake.pipeline import ingest
 from theon.lake.compaction import compact
 from theon.metrics.catalog import get_metric, load_catalog
 from theon.metrics.explain import explain
 from theon.metrics.tables import ensure_tables
 from theon.metrics.verify import verify
+from theon.outcomes.retracting import open_retractions
 from theon.pipeline import land_all
 from theon.roster.campuses import get_campus
 from theon.store.scope import Scope
@@ -138,6 +144,8 @@ def test_metrics_are_those_of_the_statements_that_were_never_voided(
     everything = [(one, road) for one in statements + voidings for road in data.draw(ROADS)]
     shuffled = data.draw(st.permutations(everything))
     school, clean = make_school(), make_school()
+    school.read_file([VOID])
+    school.refresh()  # the first one derives all facts; from now on they are the observers'
     number = 0
     while number < len(shuffled):
         size, road = data.draw(st.integers(1, 6)), shuffled[number][1]
@@ -165,3 +173,90 @@ def test_metrics_are_those_of_the_statements_that_were_never_voided(
 
 ROADS = st.sampled_from([["lrs"], ["file"], ["lrs", "file"], ["file", "file"], ["lrs", "lrs"]])
 VOID = voids(999, 998)  # a file must hold something
+
+
+def test_a_voided_outcome_is_gone_in_the_same_transaction(make_school: Any) -> None:
+    """A score that counts no longer leaves its column, and stays away if it is sent again."""
+    school = make_school()
+    school.send([made(1, PASSED, 0)])
+    (week,) = school.rows["user_course_week"]
+    assert (week["quizzes_attempted"], week["quizzes_avg_score"]) == (1, 80)
+    school.send([voids(100, 1), made(2, LOOKED, 5)])
+    assert school.rows["user_course_week"] == []
+    school.send([voids(101, 4)])
+    school.send([made(4, DONE, 2)])
+    with school.base.store.transaction(Scope(school.slug)) as conn:
+        campus = get_campus(school.base.store, school.slug)
+        assert open_retractions(conn, campus.id) == {}  # the store knows them all
+    school.send([made(1, PASSED, 0)])
+    school.read_file([made(1, PASSED, 0)])
+    assert school.facts() == 0
+    school.refresh()
+    (week,) = school.rows["user_course_week"]
+    assert (week["total_actions"], week["quizzes_attempted"]) == (1, None)
+
+
+def test_explain_says_that_an_event_was_retracted(make_school: Any) -> None:
+    school = make_school()
+    school.read_file([made(1, LOOKED, 0), made(2, LOOKED, 5), made(3, PASSED, 9), voids(9, 3)])
+    school.send([voids(100, 1)])
+    school.refresh()
+    (week,) = school.rows["user_course_week"]
+    key = {name: str(week[name]) for name in ("user_id", "course_id", "week_start")}
+    found = explain(
+        school.base.store, school.base.lake, school.base.settings,
+        get_metric("user_course_week"), campus=school.slug, key=key,
+    )  # fmt: skip
+    reasons = [(e["event_id"][-1], e["counts"], e["reason"]) for e in found.events.to_pylist()]
+    assert reasons == [("1", False, "retracted"), ("2", True, None), ("3", False, "retracted")]
+    assert found.facts.num_rows == 0
+    assert "2 do not count: retracted." in found.sentences
+    assert found.sentences[-1] == "The published row is exactly what these events give."
+
+
+def test_only_a_statement_voids(make_school: Any) -> None:
+    """An event of another source that bears the name takes nothing back."""
+    school = make_school()
+    school.send([made(1, LOOKED, 0)])
+    event = {"id": "n", "event_name": "StatementVoided", "occurred_at": "2026-10-23T12:00:00Z",
+             "object_id": str(UUID(int=1))}  # fmt: skip
+    campus = get_campus(school.base.store, school.slug)
+    with school.base.store.transaction(Scope(school.slug)) as conn:
+        accept(conn, campus, "http:x", read_arrival(pa.array([json.dumps(event)]), "native"))
+    school.refresh()
+    (week,) = school.rows["user_course_week"]
+    assert week["total_actions"] == 1
+
+
+def test_voidings_and_statements_on_all_roads_at_once(make_school: Any) -> None:
+    """Real threads: whichever is first, the other finds it."""
+    school, clean = make_school(), make_school()
+    every = [made(n, [LOOKED, PASSED][n % 2], 7 * n) for n in range(1, 41)]
+    voidings = [voids(100 + n, n) for n in range(1, 31)]
+    start = threading.Barrier(5)
+
+    def work(do: Callable[[list[Statement]], None], statements: list[Statement]) -> None:
+        start.wait()
+        for low in range(0, len(statements), 5):
+            do(statements[low : low + 5])
+
+    def land_often() -> None:
+        start.wait()
+        for _ in range(8):
+            school.refresh()
+
+    with ThreadPoolExecutor(5) as pool:
+        jobs = [
+            pool.submit(work, school.send, every[:20]),
+            pool.submit(work, school.read_file, every[20:]),
+            pool.submit(work, school.send, voidings[10:]),
+            pool.submit(work, school.read_file, voidings[:10]),
+            pool.submit(land_often),
+        ]
+        for job in jobs:
+            job.result()
+    school.refresh()
+    clean.read_file(every[30:])
+    clean.refresh()
+    assert school.rows == clean.rows
+    school.check()

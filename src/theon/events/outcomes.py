@@ -36,6 +36,7 @@ FACT_SCHEMA = pa.schema(_FIELDS)
 WHERE = "outcome_rules.toml"
 # PostgreSQL has an end to what an index holds: longer ids go by their beginning and their MD5.
 LONGEST_ID = 200
+SHORT_HEAD = 60  # characters
 _NEEDED = ("user", "course", "item")
 _PARTS = {"user": "user_id", "course": "course_id", "item": "item_id", "attempt": "attempt"}
 _KEYS = {
@@ -60,7 +61,7 @@ def short_id_sql(expression: str) -> str:
     clean = f"replace({expression}, chr(0), '')"
     return (
         f"CASE WHEN octet_length(encode({clean})) > {LONGEST_ID} "
-        f"THEN left({clean}, 60) || '…' || md5({clean}) ELSE {clean} END"
+        f"THEN left({clean}, {SHORT_HEAD}) || '…' || md5({clean}) ELSE {clean} END"
     )
 
 
@@ -69,7 +70,7 @@ def short_id(value: str) -> str:
     clean = value.replace("\0", "")
     if len(clean.encode()) <= LONGEST_ID:
         return clean
-    return f"{clean[:60]}…{hashlib.md5(clean.encode(), usedforsecurity=False).hexdigest()}"
+    return f"{clean[:SHORT_HEAD]}…{hashlib.md5(clean.encode(), usedforsecurity=False).hexdigest()}"
 
 
 _CLEAN = [

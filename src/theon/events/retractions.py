@@ -16,14 +16,16 @@ from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS, SOURCE_RETRACTI
 
 EVENT_RETRACTED = "EventRetracted"
 # What there is to know of an event to retract it.
-_RETRACTED: "list[pa.Field[Any]]" = [EVENT_SCHEMA.field("event_id"), EVENT_SCHEMA.field("occurred_at")]
+_RETRACTED: "list[pa.Field[Any]]" = [
+    EVENT_SCHEMA.field("event_id"),
+    EVENT_SCHEMA.field("occurred_at"),
+]
 RETRACTED_SCHEMA = pa.schema(_RETRACTED)
 
 _STORED = pa.schema([f for f in EVENT_SCHEMA if f.name not in PARTITION_COLUMNS])
 # (source, event name) of events that name another one by their `object_id`; what its id begins with
 _NAMING = {("xapi", "StatementVoided"): "xapi:"}
 NAMING_EVENTS = tuple(sorted({name for _, name in _NAMING}))
-NAMING_SOURCES = tuple(sorted({source for source, _ in _NAMING}))
 
 
 def no_retracted() -> pa.Table:
@@ -40,7 +42,9 @@ def retraction_events(retracted: pa.Table) -> pa.Table:
         retracted: `RETRACTED_SCHEMA`.
     """
     count = retracted.num_rows
-    ids = retracted["event_id"].combine_chunks()
+    ids: Any = retracted[
+        "event_id"
+    ].combine_chunks()  # pyarrow's stubs know scalars alone or arrays
     said: dict[str, Any] = {
         "event_id": pc.binary_join_element_wise("retraction", ids, ":"),
         "source": pa.repeat(SOURCE_RETRACTION, count),

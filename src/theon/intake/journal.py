@@ -52,9 +52,7 @@ def write_journal(
 
 def wake_lander(conn: Connection, slug: str) -> None:
     """Wake whoever lands events, once the transaction is committed: there is more to do."""
-    conn.execute(
-        text("SELECT pg_notify(:channel, :slug)"), {"channel": CHANNEL, "slug": slug}
-    )
+    conn.execute(text("SELECT pg_notify(:channel, :slug)"), {"channel": CHANNEL, "slug": slug})
 
 
 def read_journal(conn: Connection, campus_id: int) -> tuple[list[int], pa.Table]:

@@ -17,6 +17,7 @@ All depend on the set of rows only, so the order of arrival does not matter.
 """
 
 import itertools
+from collections.abc import Iterable
 
 import duckdb
 
@@ -72,16 +73,32 @@ def events_sql(
     Returns:
         A SELECT of `columns`.
     """
+    paths = _overlapping(files, hour_ranges(hours))
+    retracted = _retracted_hours(engine, paths, hours)
+    others = [hour for hour in hours if hour not in retracted]
+    found = _events_sql(engine, files, others, columns)
+    if mark_retracted:
+        found = f"SELECT *, false AS retracted FROM ({found})"
+    if not retracted:
+        return found
+    # Only where there are retractions are ids read.
+    read = [*columns, *(c for c in ("event_id", "source", "occurred_at") if c not in columns)]
+    taken = _without_retracted(
+        _events_sql(engine, files, sorted(retracted), read), paths, columns, mark=mark_retracted
+    )
+    return f"{found} UNION ALL {taken}"
+
+
+def _events_sql(
+    engine: duckdb.DuckDBPyConnection, files: list[LakeFile], hours: list[int], columns: list[str]
+) -> str:
+    """SQL of the events of some hours, each once; of retracted ones and retractions, too."""
     ranges = hour_ranges(hours)
-    paths = [f.path for f in files if any(_overlaps(f, *r) for r in ranges)]
     read = list(columns)
-    reports = _has(engine, paths, SOURCE_MOODLE_REPORT)
-    retractions = _has(engine, paths, SOURCE_RETRACTION)
+    reports = _has_reports(engine, files, ranges)
     if reports:
         keys = ["event_id", "source", "occurred_at", "user_id", "course_id", "event_name"]
         read += [c for c in [*keys, "real_user_id", "origin", "ip"] if c not in read]
-    if retractions:
-        read += [c for c in ["event_id", "source", "occurred_at"] if c not in read]
     by_condition: dict[str, list[str]] = {}
     for file in files:
         inside = [r for r in ranges if _overlaps(file, *r)]
@@ -98,17 +115,9 @@ def events_sql(
     if not selects:
         types = {c: SQL_TYPES[EVENT_SCHEMA.field(c).type] for c in columns}
         nothing = ", ".join(f"NULL::{kind} AS {c}" for c, kind in types.items())
-        marked = ", NULL::BOOLEAN AS retracted" if mark_retracted else ""
-        return f"SELECT {nothing}{marked} WHERE false"
-    found = " UNION ALL ".join(selects)
-    if reports:
-        found = _resolve(found, read)
-    if retractions:
-        return _without_retracted(found, columns, paths, ranges, mark=mark_retracted)
-    if reports or mark_retracted:
-        marked = ", false AS retracted" if mark_retracted else ""
-        return f"SELECT {', '.join(columns)}{marked} FROM ({found})"
-    return found
+        return f"SELECT {nothing} WHERE false"
+    union = " UNION ALL ".join(selects)
+    return _resolve(union, columns) if reports else union
 
 
 def _instant(hour: int) -> str:
@@ -131,34 +140,53 @@ def _overlaps(file: LakeFile, low: int, high: int) -> bool:
     return file.first_at.timestamp() < high * HOUR_S and file.last_at.timestamp() >= low * HOUR_S
 
 
-def _has(engine: duckdb.DuckDBPyConnection, paths: list[str], source: str) -> bool:
-    """Whether one of the files holds events of this source; their statistics say it mostly."""
+def _overlapping(files: list[LakeFile], ranges: Iterable[tuple[int, int]]) -> list[str]:
+    return [f.path for f in files if any(_overlaps(f, low, high) for low, high in ranges)]
+
+
+def _has_reports(
+    engine: duckdb.DuckDBPyConnection, files: list[LakeFile], ranges: list[tuple[int, int]]
+) -> bool:
+    """Whether one of the files that overlap the ranges holds report rows."""
+    paths = _overlapping(files, ranges)
     if not paths:
         return False
     found = engine.sql(
         f"SELECT 1 FROM read_parquet({sql_list(paths)}, hive_partitioning = false) "
-        f"WHERE source = {sql_text(source)} LIMIT 1"
+        f"WHERE source = {sql_text(SOURCE_MOODLE_REPORT)} LIMIT 1"
     ).fetchall()
     return bool(found)
 
 
-def _without_retracted(
-    events: str, columns: list[str], paths: list[str], ranges: list[tuple[int, int]], *, mark: bool
-) -> str:
-    """SQL of the events that no retraction names; or of all, and whether one names them."""
-    retraction = f"source = {sql_text(SOURCE_RETRACTION)}"
-    named = (
-        f"SELECT DISTINCT object_id AS event_id, occurred_at FROM "
-        f"read_parquet({sql_list(paths)}, hive_partitioning = false) WHERE {retraction} AND "
-        f"({' OR '.join(_within(*r) for r in ranges)})"
-    )
-    names = ", ".join(f"e.{c}" for c in columns)
-    join, marked = "ANTI JOIN", ""
-    if mark:
-        join, marked = "LEFT JOIN", ", n.event_id IS NOT NULL AS retracted"
+def _retracted_hours(
+    engine: duckdb.DuckDBPyConnection, paths: list[str], hours: list[int]
+) -> set[int]:
+    """The hours with retractions; mostly the files' statistics say that there are none."""
+    if not paths:
+        return set()
+    found = engine.sql(
+        f"SELECT DISTINCT epoch_us(occurred_at) // 3600000000 FROM ({_retractions_sql(paths)})"
+    ).fetchall()
+    return {hour for (hour,) in found}.intersection(hours)
+
+
+def _retractions_sql(paths: list[str]) -> str:
+    """SQL of the retractions in some files: what they retract, and when that was."""
     return (
-        f"SELECT {names}{marked} FROM ({events}) AS e {join} ({named}) AS n "
-        f"ON e.event_id = n.event_id AND e.occurred_at = n.occurred_at WHERE NOT (e.{retraction})"
+        f"SELECT object_id, occurred_at FROM read_parquet({sql_list(paths)}, "
+        f"hive_partitioning = false) WHERE source = {sql_text(SOURCE_RETRACTION)}"
+    )
+
+
+def _without_retracted(events: str, paths: list[str], columns: list[str], *, mark: bool) -> str:
+    """SQL of the events that no retraction names; or of all, and whether one names them."""
+    names = ", ".join(f"e.{c}" for c in columns)
+    join, marked = ("LEFT", ", n.object_id IS NOT NULL AS retracted") if mark else ("ANTI", "")
+    return (
+        f"SELECT {names}{marked} FROM ({events}) AS e {join} JOIN "
+        f"(SELECT DISTINCT * FROM ({_retractions_sql(paths)})) AS n "
+        "ON e.event_id = n.object_id AND e.occurred_at = n.occurred_at "
+        f"WHERE e.source <> {sql_text(SOURCE_RETRACTION)}"
     )
 
 

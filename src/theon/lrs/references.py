@@ -73,9 +73,10 @@ def voided_by(conn: Connection, campus_id: int, new: Sequence[Node]) -> list[str
         conn.execute(
             text(
                 "SELECT DISTINCT s.statement FROM theon.lrs_statements AS v"
-                " JOIN theon.lrs_statements AS s ON s.campus_id = v.campus_id AND s.id = v.refers_to"
-                " WHERE v.campus_id = :campus AND v.voiding AND NOT s.voiding AND (v.id = ANY (:new)"
-                " OR v.refers_to = ANY (:new))"
+                " JOIN theon.lrs_statements AS s"
+                " ON s.campus_id = v.campus_id AND s.id = v.refers_to"
+                " WHERE v.campus_id = :campus AND v.voiding AND NOT s.voiding"
+                " AND (v.id = ANY (:new) OR v.refers_to = ANY (:new))"
             ),
             {"campus": campus_id, "new": [node.id for node in new]},
         ).scalars()

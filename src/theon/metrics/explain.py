@@ -20,7 +20,6 @@ from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-
 RETRACTED = "retracted"  # why an event does not count that another one takes back
 
 

@@ -97,7 +97,7 @@ def observe(
         name_retracted(conn, campus_id, named)
         if retracted:
             retractions = locate_retracted(conn, campus_id, retracted)
-            named = [*named, *retracted["event_id"].to_pylist()]
+            named += [row["event_id"] for row in retracted.to_pylist()]
         news = withdraw_facts(conn, campus_id, named)
     kinds: Counter[tuple[str, str]] = Counter()
     for start in range(0, len(facts), CHUNK_FACTS):
