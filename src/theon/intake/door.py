@@ -56,7 +56,8 @@ def accept(
     Returns:
         What became of each.
     """
-    new, batch, duplicates, reused = arrival.events, 0, list[int](), list[int]()
+    new, duplicates, reused = arrival.events, list[int](), list[int]()
+    batch: int | None = None
     if new.num_rows:
         known = register(conn, campus.id, new)
         batch, duplicates, reused = known.batch, known.duplicates, known.reused

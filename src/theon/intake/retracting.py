@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from theon.events.outcomes import SHORT_HEAD, short_id_sql
 from theon.events.retractions import RETRACTED_SCHEMA, no_retracted, retraction_events
@@ -73,8 +73,7 @@ def settle_file(store: Store, settings: Settings, campus: Campus, staged: Path) 
             found = _find(engine, f"read_parquet({sql_text(staged)})", waiting)
         made = retraction_events(locate_retracted(conn, campus.id, found))
         if made.num_rows:
-            batch = int(conn.execute(text("SELECT nextval('theon.event_batches')")).scalar_one())
-            write_journal(conn, campus.id, campus.slug, SOURCE, batch, made)
+            write_journal(conn, campus.id, campus.slug, SOURCE, None, made)
 
 
 def _find(
