@@ -125,7 +125,7 @@ told = st.lists(
 
 
 @settings(
-    max_examples=12,
+    max_examples=6,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -259,4 +259,22 @@ def test_voidings_and_statements_on_all_roads_at_once(make_school: Any) -> None:
     clean.read_file(every[30:])
     clean.refresh()
     assert school.rows == clean.rows
+    school.check()
+
+
+def test_a_rebuild_finds_in_the_lake_what_was_taken_back(make_school: Any) -> None:
+    """Voidings that came before anybody noted them, or whose notes were lost."""
+    school = make_school()
+    school.read_file([made(1, LOOKED, 0), made(2, PASSED, 5), made(3, LOOKED, 9)])
+    school.refresh()
+    school.read_file([voids(101, 1), voids(102, 2)])
+    with school.base.store.transaction(Scope(school.slug)) as conn:
+        conn.execute(text("DELETE FROM theon.retractions"))
+    school.refresh()
+    (week,) = school.rows["user_course_week"]
+    assert week["total_actions"] == 2
+    school.refresh(rebuild=True)
+    school.refresh()
+    (week,) = school.rows["user_course_week"]
+    assert (week["total_actions"], week["quizzes_attempted"]) == (1, None)
     school.check()

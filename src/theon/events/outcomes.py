@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from theon.errors import InputError
+from theon.events.retractions import NAMING
 from theon.events.schema import EVENT_SCHEMA
 
 _FIELDS: "list[pa.Field[Any]]" = [
@@ -148,7 +149,8 @@ def parse_rules(text: str) -> OutcomeRules:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"two rules are for {', '.join(twice)}", where=WHERE)
-    digest = hashlib.sha256(repr(rules).encode()).hexdigest()[:16]
+    # What takes events back is read where facts are derived, so a change of it derives them again.
+    digest = hashlib.sha256(repr((rules, NAMING)).encode()).hexdigest()[:16]
     return OutcomeRules(rules, tuple(sorted(names)), digest)
 
 

@@ -24,8 +24,8 @@ RETRACTED_SCHEMA = pa.schema(_RETRACTED)
 
 _STORED = pa.schema([f for f in EVENT_SCHEMA if f.name not in PARTITION_COLUMNS])
 # (source, event name) of events that name another one by their `object_id`; what its id begins with
-_NAMING = {("xapi", "StatementVoided"): "xapi:"}
-NAMING_EVENTS = tuple(sorted({name for _, name in _NAMING}))
+NAMING = {("xapi", "StatementVoided"): "xapi:"}
+NAMING_EVENTS = tuple(sorted({name for _, name in NAMING}))
 
 
 def no_retracted() -> pa.Table:
@@ -65,7 +65,7 @@ def named_ids(events: pa.Table) -> list[str]:
         return []
     found = set()
     for row in naming.select(["source", "event_name", "object_id"]).to_pylist():  # they are rare
-        prefix = _NAMING.get((row["source"], row["event_name"]))
+        prefix = NAMING.get((row["source"], row["event_name"]))
         if prefix is not None and row["object_id"] is not None:
             found.add(prefix + row["object_id"].lower())
     return sorted(found)
@@ -77,6 +77,6 @@ def named_ids_sql(events: str) -> str:
     parts += [
         f"SELECT '{prefix}' || lower(object_id) FROM {events} WHERE source = '{source}' "
         f"AND event_name = '{name}' AND object_id IS NOT NULL"
-        for (source, name), prefix in _NAMING.items()
+        for (source, name), prefix in NAMING.items()
     ]
     return " UNION ".join(parts)
