@@ -1,5 +1,6 @@
 """A voided statement counts nowhere, whatever came first and by whichever road."""
 
+import gzip
 import json
 import threading
 from collections.abc import Callable
@@ -276,4 +277,34 @@ def test_a_rebuild_finds_in_the_lake_what_was_taken_back(make_school: Any) -> No
     school.refresh()
     (week,) = school.rows["user_course_week"]
     assert (week["total_actions"], week["quizzes_attempted"]) == (1, None)
+    school.check()
+
+
+@pytest.mark.real_data
+def test_real_statements_that_are_voided_might_never_have_been(
+    make_school: Any, moodle_data: Path
+) -> None:
+    """Every eighth, by the record store and in files, before and after."""
+    folder = moodle_data.parent / "xapi"
+    found: dict[str, Statement] = {}
+    for name in ("moodle", "datasim"):
+        raw = gzip.decompress((folder / f"{name}_statements.json.gz").read_bytes())
+        found |= {one["id"]: one for one in json.loads(raw)}
+    every, gone = list(found.values()), set(list(found)[::8])
+    voidings = [voiding(i, id=str(UUID(int=n)), timestamp=START.isoformat())
+                for n, i in enumerate(sorted(gone), 1)]  # fmt: skip
+    school, clean = make_school(), make_school()
+    school.send(voidings[::3])
+    school.read_file(every[::2])
+    school.refresh()
+    school.read_file(voidings[1::3])
+    school.refresh()
+    before = school.rows
+    school.read_file(every[1::2])
+    school.send(voidings[2::3])
+    school.refresh()
+    clean.read_file([one for one in every if one["id"] not in gone])
+    clean.refresh()
+    assert school.rows == clean.rows != before
+    assert len(clean.rows["user_course_week"]) > 10
     school.check()
