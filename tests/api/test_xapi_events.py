@@ -84,7 +84,7 @@ def test_what_is_refused_is_no_event(lrs: Lrs) -> None:
 def test_a_door_that_breaks_leaves_no_statement(lrs: Lrs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are in one transaction."""
 
-    def broken(*args: object) -> None:
+    def broken(*args: object, **more: object) -> None:
         raise RuntimeError("the power went out")
 
     monkeypatch.setattr(xapi_writing, "accept", broken)

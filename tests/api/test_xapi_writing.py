@@ -88,10 +88,10 @@ def test_what_breaks_one_request_does_not_break_the_others(
     bad = statement()
     accept = xapi_writing.accept
 
-    def breaking(conn: Any, campus: Any, source: str, arrival: Any) -> Any:
+    def breaking(conn: Any, campus: Any, source: str, arrival: Any, **more: Any) -> Any:
         if f"xapi:{bad['id']}" in arrival.events["event_id"].to_pylist():
             raise RuntimeError("it cannot be")
-        return accept(conn, campus, source, arrival)
+        return accept(conn, campus, source, arrival, **more)
 
     monkeypatch.setattr(xapi_writing, "accept", breaking)
     lrs.client.__dict__["raise_server_exceptions"] = False

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from theon.events.retractions import RETRACTED_SCHEMA
 from theon.intake import delivery
 from theon.intake.arrivals import REFUSED_SCHEMA, REUSED_ID, Arrival, Receipt
 from theon.intake.door import accept
@@ -213,3 +215,17 @@ def test_an_outcome_is_known_with_the_event_and_lost_with_it(store: Store, campu
         send(store, campus, arrival(sent))
         with store.transaction(Scope(campus.slug)) as conn:
             assert list(conn.execute(scores).scalars()) == [75.0]
+
+
+def test_what_is_taken_back_needs_no_new_event(store: Store, campus: Campus) -> None:
+    """Ids and times are enough, whoever gives them; again, it changes nothing."""
+    gone = pa.table({"event_id": ["a"], "occurred_at": [datetime.fromtimestamp(NOW, UTC)]})
+    gone = gone.cast(RETRACTED_SCHEMA)
+    for _ in range(2):
+        with store.transaction(Scope(campus.slug)) as conn:
+            accept(conn, campus, "erasure", arrival([]), retracted=gone)
+    with store.transaction(Scope(campus.slug)) as conn:
+        _, events = read_journal(conn, campus.id)
+    (event,) = events.to_pylist()
+    assert (event["event_id"], event["object_id"]) == ("retraction:a", "a")
+    assert event["occurred_at"] == gone["occurred_at"][0].as_py()

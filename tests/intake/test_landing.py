@@ -81,6 +81,33 @@ def test_a_landing_killed_between_the_two_commits_is_done_once(
     assert lake_ids(lake) == ["a", "b", "c", "d"]
 
 
+def test_a_retraction_of_a_landing_that_was_killed_is_made_once(
+    store: Store, lake: EventLake, settings: Settings, campus: Campus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One of an event that landed before, one of an event that lands now, one that never comes."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    send(store, campus, ["xapi:a"])
+    land(store, lake, settings, campus)
+    send(store, campus, ["xapi:b", "other:a"])
+    voided = {"event_name": "StatementVoided", "source": "xapi", "at": NOW + 9}
+    with store.transaction(Scope(campus.slug)) as conn:
+        rows = [{"id": f"v{i}", "object_id": i, **voided} for i in ("A", "b", "c")]
+        accept(conn, campus, "xapi:test", arrival(rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(landing, "clear_journal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            land(store, lake, settings, campus)
+    assert land(store, lake, settings, campus) is not None
+    made = [i for i in lake_ids(lake) if i.startswith("retraction:")]
+    assert made == ["retraction:xapi:a", "retraction:xapi:b"]
+    with store.transaction(Scope.district()) as conn:
+        assert campuses_to_land(conn) == []
+
+
 def test_a_landing_that_fails_before_the_lake_loses_nothing(
     store: Store, lake: EventLake, settings: Settings, campus: Campus,
     monkeypatch: pytest.MonkeyPatch,

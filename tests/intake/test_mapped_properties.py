@@ -162,8 +162,8 @@ def test_the_quick_check_lets_nothing_pass_that_the_thorough_one_refuses(mapping
         usual = map_lines(given_, mapping)
         real = mapped._run
 
-        def nothing_fits(engine: Any, rows: pa.Table, name: str, sql: str, latest: int) -> pa.Table:
-            found = real(engine, rows, name, sql, latest)
+        def nothing_fits(engine: Any, rows: pa.Table, name: str, sql: str) -> pa.Table:
+            found = real(engine, rows, name, sql)
             if name.endswith("_quick"):
                 at = found.schema.get_field_index("fits")
                 return found.set_column(at, "fits", pa.array([False] * found.num_rows, pa.bool_()))

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from theon.events.retractions import RETRACTED_SCHEMA, retraction_events
 from theon.events.schema import EVENT_SCHEMA
 from theon.lake.engine import open_engine
 from theon.lake.resolved import events_sql
@@ -18,6 +19,7 @@ from theon.settings import Settings
 
 STAGED = pa.schema([f for f in EVENT_SCHEMA if f.name != "campus"])
 AT = int(datetime(2026, 10, 1, 9, 0, tzinfo=UTC).timestamp())
+LATER = datetime.fromtimestamp(AT + 2 * 3600, UTC)
 Row = dict[str, Any]
 
 # What happened: (second, user, event) and how often; the log and the reports each saw some of it.
@@ -91,3 +93,45 @@ def test_each_event_is_there_as_often_as_the_road_that_saw_most_of_it(
     # unless only the site's report saw that often.
     without = Counter((s, u, e) for s, u, e, _, c in found if c is None)
     assert without == Counter(site) - (Counter(log) | Counter(course))
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(log=happened, course=happened, data=st.data())
+def test_what_is_retracted_is_not_there_and_nothing_comes_in_its_place(
+    tmp_path_factory: Any, log: list[Any], course: list[Any], data: st.DataObject
+) -> None:
+    """Of log rows and report rows in two hours; marked, they are given with the others."""
+    home: Path = tmp_path_factory.mktemp("lake")
+    chosen = Settings(home=home, postgres_url=None)
+    lake = EventLake(chosen)
+    rows = _log_rows(log) + _report_rows(course, "6")
+    rows += [{**row, "event_id": f"moodle:9{n}", "occurred_at": LATER, "source": "moodle-log"}
+             for n, row in enumerate(rows)]  # fmt: skip
+    gone = data.draw(st.lists(st.sampled_from(rows), unique_by=lambda row: row["event_id"]))
+    named = pa.Table.from_pylist([{k: r[k] for k in RETRACTED_SCHEMA.names} for r in gone])
+    rows += retraction_events(named.cast(RETRACTED_SCHEMA)).to_pylist() if gone else []
+    shuffled = data.draw(st.permutations(rows))
+    cut = data.draw(st.integers(1, len(shuffled)))
+    for part in (shuffled[:cut], shuffled[cut:], shuffled[:cut]):
+        if part:
+            full = [{**dict.fromkeys(STAGED.names), **row} for row in part]
+            pq.write_table(pa.Table.from_pylist(full, STAGED), home / "staged")
+            lake.append(home / "staged", "north")
+    hours = [AT // 3600, AT // 3600 + 1, AT // 3600 + 2]
+    columns = ["event_name", "event_id"]
+    with open_engine(chosen) as engine:
+        files = lake.files("north")
+        found = engine.sql(events_sql(engine, files, hours, columns)).fetchall()
+        marked = engine.sql(
+            events_sql(engine, files, hours, columns, mark_retracted=True)
+        ).fetchall()
+    ids = {row["event_id"] for row in gone}
+    assert {i for _, i in found}.isdisjoint(ids)
+    assert sorted(found) == sorted((n, i) for n, i, retracted in marked if not retracted)
+    assert {i for _, i, retracted in marked if retracted} <= ids
+    most = (Counter(log) | Counter(course)).total() + len(log) + len(course)
+    assert len(marked) == most

@@ -83,6 +83,7 @@ ROWS = {
     "theon.delivery_gaps": "(campus_id, kind, source, explanation)"
     " VALUES (:c, 'silence', 's', 'e')",
     "theon.delivery_looks": "(campus_id, kind, position) VALUES (:c, 'moodle_ids', 1)",
+    "theon.retractions": "(campus_id, event_id) VALUES (:c, 'e')",
     "theon.lrs_statements": "(campus_id, id, stored, fingerprint, voiding, size_bytes, statement)"
     " VALUES (:c, gen_random_uuid(), now(), sha256('s'), false, 1, '{}')",
     "theon.lrs_keys": "(campus_id, key, stored, own)"

@@ -20,6 +20,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from theon.api.xapi_calls import Caller
+from theon.events.retractions import RETRACTED_SCHEMA
 from theon.intake.delivery import record_delivery
 from theon.intake.door import accept
 from theon.intake.mapped import read_arrival
@@ -167,14 +168,18 @@ class Writers(AbstractContextManager["Writers"]):
         """The statements, and the events that the new ones are."""
         campus = group[0].caller.campus
         source = f"xapi:{group[0].caller.principal.name}"
-        outcomes = store_batches(
+        outcomes, voided = store_batches(
             conn, campus.id, [sending.batch for sending in group], group[0].authority
         )
         stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
         new = [words for outcome in stored for words in outcome.new]
         if new:
             arrival = read_arrival(pa.array(new, pa.string()), MAPPING, came_s=time.time())
-            accept(conn, campus, source, arrival)
+            retracted = None
+            if voided:
+                events = read_arrival(pa.array(voided, pa.string()), MAPPING).events
+                retracted = events.select(RETRACTED_SCHEMA.names)
+            accept(conn, campus, source, arrival, retracted=retracted)
         known = sum(len(outcome.ids) for outcome in stored) - len(new)
         if known:
             record_delivery(

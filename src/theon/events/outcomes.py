@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from theon.errors import InputError
+from theon.events.retractions import NAMING
 from theon.events.schema import EVENT_SCHEMA
 
 _FIELDS: "list[pa.Field[Any]]" = [
@@ -36,6 +37,7 @@ FACT_SCHEMA = pa.schema(_FIELDS)
 WHERE = "outcome_rules.toml"
 # PostgreSQL has an end to what an index holds: longer ids go by their beginning and their MD5.
 LONGEST_ID = 200
+SHORT_HEAD = 60  # characters
 _NEEDED = ("user", "course", "item")
 _PARTS = {"user": "user_id", "course": "course_id", "item": "item_id", "attempt": "attempt"}
 _KEYS = {
@@ -60,8 +62,16 @@ def short_id_sql(expression: str) -> str:
     clean = f"replace({expression}, chr(0), '')"
     return (
         f"CASE WHEN octet_length(encode({clean})) > {LONGEST_ID} "
-        f"THEN left({clean}, 60) || '…' || md5({clean}) ELSE {clean} END"
+        f"THEN left({clean}, {SHORT_HEAD}) || '…' || md5({clean}) ELSE {clean} END"
     )
+
+
+def short_id(value: str) -> str:
+    """What `short_id_sql` makes of an id."""
+    clean = value.replace("\0", "")
+    if len(clean.encode()) <= LONGEST_ID:
+        return clean
+    return f"{clean[:SHORT_HEAD]}…{hashlib.md5(clean.encode(), usedforsecurity=False).hexdigest()}"
 
 
 _CLEAN = [
@@ -139,7 +149,8 @@ def parse_rules(text: str) -> OutcomeRules:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"two rules are for {', '.join(twice)}", where=WHERE)
-    digest = hashlib.sha256(repr(rules).encode()).hexdigest()[:16]
+    # What takes events back is read where facts are derived, so a change of it derives them again.
+    digest = hashlib.sha256(repr((rules, NAMING)).encode()).hexdigest()[:16]
     return OutcomeRules(rules, tuple(sorted(names)), digest)
 
 

@@ -40,3 +40,4 @@ PARTITION_COLUMNS = ["campus"]
 SOURCE_MOODLE_LOG = "moodle-log"  # logstore file or database; event_id 'moodle:<log id>'
 SOURCE_MOODLE_REPORT = "moodle-report"  # event_id 'report:<hash>:<n>' or '…@<course>'
 SOURCE_MOODLE_DATABASE = "moodle-db"  # rows of outcomes; event_id 'moodle:<table>:<row id>:…'
+SOURCE_RETRACTION = "retraction"  # of another event; event_id 'retraction:<its event_id>'

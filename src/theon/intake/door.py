@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection
 
 from theon.events.outcome_news import OutcomeNews, announce_outcomes
+from theon.events.retractions import retraction_events
 from theon.intake.arrivals import (
     EVENT_COLUMNS,
     ORDINAL,
@@ -30,21 +31,33 @@ from theon.roster.campuses import Campus
 
 
 def accept(
-    conn: Connection, campus: Campus, source: str, arrival: Arrival, *, letters: bool = True
+    conn: Connection,
+    campus: Campus,
+    source: str,
+    arrival: Arrival,
+    *,
+    retracted: pa.Table | None = None,
+    letters: bool = True,
 ) -> Receipt:
     """Take in what arrived, in the caller's transaction.
+
+    Events in it that only name what they take back are seen to: their retractions are made when
+    what they name is found. Whoever knows it already gives it as `retracted`.
 
     Args:
         conn: a transaction whose scope holds the campus; nothing counts before it commits.
         campus: whose events they are.
         source: their sender, by a name that people know and that does not change.
         arrival: what arrived.
+        retracted: `RETRACTED_SCHEMA`: events that hold no longer, whether they came before, come
+            now or never did.
         letters: whether what is refused becomes dead letters; not where it is one already.
 
     Returns:
         What became of each.
     """
-    new, batch, duplicates, reused = arrival.events, 0, list[int](), list[int]()
+    new, duplicates, reused = arrival.events, list[int](), list[int]()
+    batch: int | None = None
     if new.num_rows:
         known = register(conn, campus.id, new)
         batch, duplicates, reused = known.batch, known.duplicates, known.reused
@@ -54,10 +67,14 @@ def accept(
     refused = arrival.refused
     if reused:
         refused = pa.concat_tables([refused, _refused(arrival, reused)])
-    if new.num_rows:
+    if new.num_rows or retracted:
         events = new.select([field.name for field in EVENT_COLUMNS])
-        _tell_outcomes(conn, campus, observe(conn, campus.id, campus.timezone, events))
-        write_journal(conn, campus.id, campus.slug, source, batch, events)
+        observed = observe(conn, campus.id, campus.timezone, events, retracted=retracted)
+        _tell_outcomes(conn, campus, observed)
+        if observed.retracted.num_rows:
+            events = pa.concat_tables([events, retraction_events(observed.retracted)])
+        if events.num_rows:
+            write_journal(conn, campus.id, campus.slug, source, batch, events)
     kept = 0
     if letters and refused.num_rows:
         kept = keep_letters(conn, campus.id, source, arrival, refused)

@@ -17,7 +17,7 @@ PACKED_EVENTS = 100
 
 
 def write_journal(
-    conn: Connection, campus_id: int, slug: str, source: str, batch: int, events: pa.Table
+    conn: Connection, campus_id: int, slug: str, source: str, batch: int | None, events: pa.Table
 ) -> None:
     """Put new events into the journal, and wake whoever lands them once it is committed.
 
@@ -26,15 +26,16 @@ def write_journal(
         campus_id: whose they are.
         slug: of that campus.
         source: where they came from.
-        batch: a number that no other call was given.
+        batch: a number that no other call was given; a new one if None.
         events: one or more; the columns of the lake's data files.
     """
     times = pc.min_max(events["occurred_at"])
     conn.execute(
         text(
             "WITH written AS (INSERT INTO theon.event_journal (id, campus_id, source, events,"
-            " first_at, last_at, rows) VALUES (:id, :campus, :source, :events, :first_at,"
-            " :last_at, :rows)) SELECT pg_notify(:channel, :slug)"
+            " first_at, last_at, rows) VALUES (coalesce(:id, nextval('theon.event_batches')),"
+            " :campus, :source, :events, :first_at, :last_at, :rows))"
+            " SELECT pg_notify(:channel, :slug)"
         ),
         {
             "id": batch,
@@ -48,6 +49,11 @@ def write_journal(
             "slug": slug,
         },
     )
+
+
+def wake_lander(conn: Connection, slug: str) -> None:
+    """Wake whoever lands events, once the transaction is committed: there is more to do."""
+    conn.execute(text("SELECT pg_notify(:channel, :slug)"), {"channel": CHANNEL, "slug": slug})
 
 
 def read_journal(conn: Connection, campus_id: int) -> tuple[list[int], pa.Table]:

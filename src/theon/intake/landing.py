@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Connection, text
 
 from theon.intake.event_ids import EVENT_ID_DAYS
 from theon.intake.journal import clear_journal, read_journal
+from theon.intake.retracting import settle_landing
 from theon.intake.staged import ROW_GROUP_ROWS
 from theon.lake.table import EventLake
 from theon.roster.campuses import Campus
@@ -59,7 +61,11 @@ def land(store: Store, lake: EventLake, settings: Settings, campus: Campus) -> L
         if turn is None:
             return None
         entries, events = read_journal(conn, campus.id)
-        if not entries:
+        # After the journal: who names an event that is not in it yet commits later than that one,
+        # or finds it in the lake.
+        retractions = settle_landing(conn, lake, settings, campus, events)
+        events = pa.concat_tables([events, retractions])
+        if not events.num_rows:
             return None
         folder = settings.home_dir / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,11 +91,12 @@ def land(store: Store, lake: EventLake, settings: Settings, campus: Campus) -> L
 
 
 def campuses_to_land(conn: Connection) -> list[str]:
-    """Slugs of the campuses in scope whose journal is not empty."""
+    """Slugs of the campuses in scope with events to land, or to look for in the lake."""
     found = conn.execute(
         text(
             "SELECT c.slug FROM theon.campuses c WHERE EXISTS (SELECT 1 FROM theon.event_journal j"
-            " WHERE j.campus_id = c.id) ORDER BY c.slug"
+            " WHERE j.campus_id = c.id) OR EXISTS (SELECT 1 FROM theon.retractions r"
+            " WHERE r.campus_id = c.id AND r.occurred_at IS NULL AND NOT r.sought) ORDER BY c.slug"
         )
     )
     return list(found.scalars())

@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 
 from theon.intake.arrivals import ARRIVAL_SCHEMA, ORDINAL, REFUSED_SCHEMA, Arrival, no_refused
 from theon.intake.mapping import load_mapping
-from theon.intake.mapping_checks import AHEAD_S
-from theon.lake.engine import open_scratch
+from theon.intake.mapping_checks import AHEAD_S, LINES
+from theon.lake.engine import open_scratch, run_to_arrow
 
 HELD_BYTES = 8 << 20  # of lines that were mapped, until their memory is given back
 
 _OWN = threading.local()
-_LINE, _DEFAULT_ID = "line", "default_id"
+_LINE, _DEFAULT_ID, _LATEST = "line", "default_id", "latest"
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,16 @@ def map_lines(lines: pa.Table, mapping: str, *, latest_s: float | None = None) -
             ORDINAL: lines[ORDINAL].cast(pa.int32()),
             _LINE: texts,
             _DEFAULT_ID: ids.cast(pa.string()) if ids else pa.nulls(lines.num_rows, pa.string()),
+            _LATEST: pa.repeat(latest_us, lines.num_rows),
         }
     )
-    found = _run(engine, given, f"{mapping}_quick", rules.quick_sql, latest_us)
+    found = _run(engine, given, f"{mapping}_quick", rules.quick_sql)
     fits = found["fits"].combine_chunks()
     if pc.all(fits).as_py():
         return Mapped(_events(found), no_refused())
     suspects = given.filter(pc.invert(fits))
     found = found.filter(fits)
-    looked = _run(engine, suspects, f"{mapping}_thorough", rules.thorough_sql, latest_us)
+    looked = _run(engine, suspects, f"{mapping}_thorough", rules.thorough_sql)
     bad = pc.is_valid(looked["reason"])
     events = pa.concat_tables([_events(found), _events(looked.filter(pc.invert(bad)))])
     refused = looked.filter(bad)
@@ -89,29 +90,25 @@ def map_lines(lines: pa.Table, mapping: str, *, latest_s: float | None = None) -
     )
 
 
-def _run(
-    engine: duckdb.DuckDBPyConnection, lines: pa.Table, name: str, sql: str, latest_us: int
-) -> pa.Table:
+def _run(engine: duckdb.DuckDBPyConnection, lines: pa.Table, name: str, sql: str) -> pa.Table:
     """The rows of `sql`, which the connection keeps as the prepared statement `name`.
 
-    To plan it takes longer than to run it over a few lines; and `sql()` plans a query twice, but
-    not the execution of a prepared one.
+    To plan it takes longer than to run it over a few lines.
     """
     # A table of the database, not a view of the arrow table: where a view is made anew, the
-    # statement is planned anew.
+    # statement is planned anew. So is one with a parameter.
     engine.register("given_", lines)
     try:
         engine.execute("INSERT INTO lines_ FROM given_")
     finally:
         engine.unregister("given_")
-    execution = f"EXECUTE {name}(latest := {latest_us})"
+    execution = f"EXECUTE {name}"
     try:
         try:
-            found: pa.Table = engine.sql(execution).to_arrow_table()
+            return run_to_arrow(engine, execution)
         except duckdb.BinderException:
             engine.execute(f"PREPARE {name} AS {sql}")
-            found = engine.sql(execution).to_arrow_table()
-        return found
+            return run_to_arrow(engine, execution)
     finally:
         engine.execute("TRUNCATE lines_")
         # What was truncated stays in memory until then.
@@ -183,8 +180,7 @@ def _engine() -> duckdb.DuckDBPyConnection:
         # The expressions are written as they are to be run; to plan them anew for every batch, as
         # optimized statements are, takes ten times as long as to map a few lines.
         _OWN.engine.execute("PRAGMA disable_optimizer")
-        _OWN.engine.execute(
-            f"CREATE TABLE lines_ ({ORDINAL} INT, {_LINE} VARCHAR, {_DEFAULT_ID} VARCHAR)"
-        )
+        columns = ", ".join(f"{name} {kind}" for name, kind in LINES.items())
+        _OWN.engine.execute(f"CREATE TABLE lines_ ({columns})")
     engine: duckdb.DuckDBPyConnection = _OWN.engine
     return engine

@@ -17,7 +17,7 @@ A mapping is `mappings/<name>.toml`:
     [let]                   name = SQL over the fields and the names before it
     [[rules]]               the first rule whose conditions all hold gives its values
     when = { <name> = ["a", "b"], <name>_prefix = "…", present = ["<name>"], absent = ["<name>"] }
-    set = { <output> = "text" }      read below as rule_<output>; null where no rule holds
+    set = { <output> = "text" }      read below as rule_<output>; null where no rule holds, or ""
     [then]                  as `let`, after the rules
     [columns]               column of the canonical event = SQL over all of these
 
@@ -26,7 +26,6 @@ object are null, and others may hold anything, so they are cast with try_cast.
 """
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping as Table
 from dataclasses import dataclass
@@ -38,16 +37,20 @@ from theon.errors import InputError
 from theon.intake.arrivals import EVENT_COLUMNS, ORDINAL
 from theon.intake.mapping_checks import (
     KINDS,
-    lines_sql,
+    LINES,
+    line_sql,
     quick_structure_sql,
     quick_value_sql,
     structure_sql,
+    type_name,
     value_sql,
 )
+from theon.intake.steps import Steps
 from theon.lake.engine import sql_text
 
 MAPPINGS = ("native", "messages", "xapi", "edx")
 _TYPES = {"timestamp[us, tz=UTC]": "TIMESTAMPTZ", "int16": "SMALLINT", "int32": "INTEGER"}
+_BETWEEN = chr(31)
 _TYPES |= {"int64": "BIGINT", "bool": "BOOLEAN", "string": "VARCHAR"}
 
 
@@ -79,8 +82,7 @@ class Mapping:
         source: of its events.
         fields: what it takes from a line.
         closed: whether a line may have no other fields.
-        quick_sql: a query over the table `lines_` (ordinal, line, default_id) with the parameter
-            $latest (the latest time that is believed, epoch µs): the columns of `ARRIVAL_SCHEMA`
+        quick_sql: a query over the table `lines_` (`LINES`): the columns of `ARRIVAL_SCHEMA`
             and `fits`. Where that is false the line has to be looked at thoroughly.
         thorough_sql: the same with `reason` and `detail` instead of `fits`: why a line is refused.
             Its many conditions make it several times as dear for a few lines.
@@ -153,73 +155,68 @@ def _compile(data: dict[str, Any], fields: tuple[Field, ...], where: str) -> tup
     """(quick, thorough): see `Mapping`."""
     closed, prefix = data.get("closed", False), data.get("prefix", "")
     refused: dict[str, str] = data.get("refused", {})
-    reason, detail = value_sql(fields, refused, closed=closed)
-    thorough = f"SELECT *, {reason} AS reason FROM ({_thoroughly(fields, prefix)})"
-    thorough = f"SELECT *, {detail} AS detail FROM ({thorough})"
     queries = []
-    for read, fits, more in (
-        (_quickly(fields, prefix, refused, closed=closed), "fits", "fits"),
-        (thorough, "reason IS NULL", "reason, detail"),
-    ):
-        steps = _let(_guarded(fields, read, fits), data.get("let", {}))
+    for check, more in ((_check_quickly, ("fits",)), (_check_thoroughly, ("reason", "detail"))):
+        steps = Steps("lines_", LINES)
+        steps.add({"json_line": line_sql(prefix)})
+        check(steps, fields, refused, closed=closed)
+        # What is JSON only where it is: functions of JSON fail on anything else.
+        objects = [field.name for field in fields if field.kind == "object"]
+        fits = "fits" if "fits" in more else "reason IS NULL"
+        steps.add({name: f"CASE WHEN {fits} THEN {name} END" for name in ["json_line", *objects]})
+        steps.let(data.get("let", {}))
         if data["rules"]:
-            steps = _rules(steps, data["rules"], where)
-        steps = _let(steps, data.get("then", {}))
+            _add_rules(steps, data["rules"], where)
+        steps.let(data.get("then", {}))
         columns = {"source": sql_text(data["source"]), **data["columns"]}
-        selected = ", ".join(
-            f"CAST({columns.get(column.name, 'NULL')} AS {_TYPES[str(column.type)]}) "
-            f"AS {column.name}"
+        selected = {
+            column.name: f"CAST({columns.get(column.name, 'NULL')} AS {_TYPES[str(column.type)]})"
             for column in EVENT_COLUMNS
-        )
-        queries.append(f"SELECT {selected}, {ORDINAL}, {more} FROM ({steps})")
+        }
+        queries.append(steps.select({**selected, **{name: name for name in (ORDINAL, *more)}}))
     return queries[0], queries[1]
 
 
-def _thoroughly(fields: tuple[Field, ...], prefix: str) -> str:
-    taken = f"SELECT *, {_taken(fields, 'structure IS NULL')} FROM ({structure_sql(prefix)})"
-    types = ", ".join(f"types_[{at}] AS {field.name}_type" for at, field in enumerate(fields, 1))
-    return f"SELECT *, {types} FROM ({_named(fields, taken)})"
+def _check_quickly(
+    steps: Steps, fields: tuple[Field, ...], refused: Table[str, str], *, closed: bool
+) -> None:
+    steps.add({"sound": quick_structure_sql()})
+    _take(steps, fields, "sound")
+    fits = quick_value_sql(fields, refused, closed=closed)
+    steps.add({"fits": f"coalesce({fits}, false)"})
 
 
-def _quickly(
-    fields: tuple[Field, ...], prefix: str, refused: Table[str, str], *, closed: bool
-) -> str:
-    checked = f"SELECT *, {quick_structure_sql()} AS sound FROM ({lines_sql(prefix)})"
-    taken = f"SELECT *, {_taken(fields, 'sound')} FROM ({checked})"
-    return (
-        f"SELECT *, coalesce({quick_value_sql(fields, refused, closed=closed)}, false) AS fits "
-        f"FROM ({_named(fields, taken)})"
-    )
+def _check_thoroughly(
+    steps: Steps, fields: tuple[Field, ...], refused: Table[str, str], *, closed: bool
+) -> None:
+    reason, detail = value_sql(fields, refused, closed=closed)
+    steps.add({"structure": structure_sql()})
+    _take(steps, fields, "structure IS NULL")
+    steps.add({type_name(field): f"types_[{at}]" for at, field in enumerate(fields, 1)})
+    steps.add({"reason": reason})
+    steps.add({"detail": detail})
 
 
-def _guarded(fields: tuple[Field, ...], read: str, fits: str) -> str:
-    """`read` with what is JSON only where it is: functions of JSON fail on anything else."""
-    names = ["json_line", *(field.name for field in fields if field.kind == "object")]
-    replaced = ", ".join(f"CASE WHEN {fits} THEN {name} END AS {name}" for name in names)
-    return f"SELECT * REPLACE ({replaced}) FROM ({read})"
-
-
-def _taken(fields: tuple[Field, ...], usable: str) -> str:
-    paths = "[" + ", ".join(sql_text(_path(field.path)) for field in fields) + "]"
-    return ", ".join(
-        f"CASE WHEN {usable} THEN {function} END AS {name}"
-        for function, name in (
-            (f"json_extract_string(json_line, {paths})", "values_"),
-            (f"json_type(json_line, {paths})", "types_"),
-            ("json_keys(json_line)", "keys_"),
-        )
-    )
-
-
-def _named(fields: tuple[Field, ...], taken: str) -> str:
+def _take(steps: Steps, fields: tuple[Field, ...], usable: str) -> None:
     """The values under their names, and the times as times."""
-    named = [f"values_[{at}] AS {_name(field)}" for at, field in enumerate(fields, 1)]
-    times = [
-        f"try_cast(upper(values_[{at}]) AS TIMESTAMPTZ) AS {field.name}"
+    paths = "[" + ", ".join(sql_text(_path(field.path)) for field in fields) + "]"
+    steps.add(
+        {
+            name: f"CASE WHEN {usable} THEN {function} END"
+            for name, function in (
+                ("values_", f"json_extract_string(json_line, {paths})"),
+                ("types_", f"json_type(json_line, {paths})"),
+                ("keys_", "json_keys(json_line)"),
+            )
+        }
+    )
+    named = {_name(field): f"values_[{at}]" for at, field in enumerate(fields, 1)}
+    times = {
+        field.name: f"try_cast(upper(values_[{at}]) AS TIMESTAMPTZ)"
         for at, field in enumerate(fields, 1)
         if field.kind == "time"
-    ]
-    return f"SELECT *, {', '.join(named + times)} FROM ({taken})"
+    }
+    steps.add(named | times)
 
 
 def _name(field: Field) -> str:
@@ -231,35 +228,19 @@ def _path(path: str) -> str:
     return path if path.startswith("$") else f"$.{json.dumps(path)}"
 
 
-def _let(source: str, names: Table[str, str]) -> str:
-    """`source` with more columns, each of which may use those before it."""
-    level: dict[str, str] = {}
-    for name, sql in names.items():
-        # Every level costs the planner, so a new one begins only where a name of this one is used.
-        if any(re.search(rf"\b{earlier}\b", sql) for earlier in level):
-            source, level = _level(source, level), {}
-        level[name] = sql
-    return _level(source, level)
-
-
-def _level(source: str, names: Table[str, str]) -> str:
-    listed = "".join(f", {sql} AS {name}" for name, sql in names.items())
-    return f"SELECT *{listed} FROM ({source})" if names else source
-
-
-def _rules(source: str, rules: list[dict[str, Any]], where: str) -> str:
-    cases = " ".join(
-        f"WHEN {_condition(rule['when'], where)} THEN {at}" for at, rule in enumerate(rules, 1)
-    )
+def _add_rules(steps: Steps, rules: list[dict[str, Any]], where: str) -> None:
+    """The first rule that holds gives its values, all in one text."""
     outputs = list(dict.fromkeys(name for rule in rules for name in rule["set"]))
-    lists = {
-        name: ", ".join(
-            sql_text(rule["set"][name]) if name in rule["set"] else "NULL" for rule in rules
+    cases = []
+    for rule in rules:
+        values = [rule["set"].get(name, "") for name in outputs]
+        if any(_BETWEEN in value for value in values):
+            raise _wrong("a rule sets a value that holds the character 31", where)
+        cases.append(
+            f"WHEN {_condition(rule['when'], where)} THEN {sql_text(_BETWEEN.join(values))}"
         )
-        for name in outputs
-    }
-    values = ", ".join(f"([{lists[name]}])[rule_] AS rule_{name}" for name in outputs)
-    return f"SELECT *, {values} FROM (SELECT *, CASE {cases} END AS rule_ FROM ({source}))"
+    steps.add({"rule_": f"string_split(CASE {' '.join(cases)} END, {sql_text(_BETWEEN)})"})
+    steps.add({f"rule_{name}": f"nullif(rule_[{at}], '')" for at, name in enumerate(outputs, 1)})
 
 
 def _condition(conditions: dict[str, Any], where: str) -> str:

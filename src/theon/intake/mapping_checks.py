@@ -76,14 +76,18 @@ KINDS = {
 SHORT = ("id", "text")  # kinds of texts that have a greatest length
 
 
-def lines_sql(prefix: str) -> str:
-    """SQL: the lines, with what of each is JSON as `json_line`.
+# The columns of the table that a mapping reads, and their types. `latest` is the latest time that
+# is believed, epoch µs: a statement with a parameter is planned anew for every execution.
+LINES = {ORDINAL: "INT", "line": "VARCHAR", "default_id": "VARCHAR", "latest": "BIGINT"}
+
+
+def line_sql(prefix: str) -> str:
+    """SQL: what of a line is JSON.
 
     Args:
         prefix: a regular expression of what may stand before it.
     """
-    line = f"regexp_replace(line, {sql_text(prefix)}, '')" if prefix else "line"
-    return f"SELECT {ORDINAL}, default_id, {line} AS json_line FROM lines_"
+    return f"regexp_replace(line, {sql_text(prefix)}, '')" if prefix else "line"
 
 
 def _too_deep() -> str:
@@ -99,10 +103,10 @@ def _too_deep() -> str:
     return f"CASE WHEN {openers} > {DEEPEST} THEN {left} <> '' ELSE false END"
 
 
-def structure_sql(prefix: str) -> str:
-    """SQL: the lines with `json_line`, and why a line is no JSON object as `structure`."""
+def structure_sql() -> str:
+    """SQL: why a line is no JSON object, or null."""
     return (
-        f"SELECT *, CASE "
+        f"CASE "
         f"WHEN json_line IS NULL THEN {sql_text(NOT_UTF8)} "
         f"WHEN strlen(json_line) > {LARGEST_LINE_BYTES} THEN {sql_text(LINE_TOO_LARGE)} "
         f"WHEN NOT json_valid(json_line) THEN CASE WHEN json_valid(regexp_replace("
@@ -112,7 +116,7 @@ def structure_sql(prefix: str) -> str:
         f"WHEN json_type(json_line) <> 'OBJECT' THEN {sql_text(NOT_OBJECT)} "
         f"WHEN contains(json_line, '\\u0000') AND regexp_matches(json_line, "
         f"{sql_text(_BARE_NUL)}) THEN {sql_text(NUL)} "
-        f"END AS structure FROM ({lines_sql(prefix)})"
+        "END"
     )
 
 
@@ -149,7 +153,7 @@ def quick_value_sql(fields: "Sequence[Field]", refused: Mapping[str, str], *, cl
             )
         if field.kind == "time":
             fits = (
-                f"({field.name} BETWEEN TIMESTAMPTZ '{EARLIEST}' AND make_timestamptz($latest) "
+                f"({field.name} BETWEEN TIMESTAMPTZ '{EARLIEST}' AND make_timestamptz(latest) "
                 f"AND regexp_matches({field.name}_text, {sql_text(_OFFSET)}))"
             )
             tests.append(fits if field.required else f"({field.name}_text IS NULL OR {fits})")
@@ -160,6 +164,11 @@ def quick_value_sql(fields: "Sequence[Field]", refused: Mapping[str, str], *, cl
 def _value(field: "Field") -> str:
     """A time's text has another name, as its own is that of the time."""
     return f"{field.name}_text" if field.kind == "time" else field.name
+
+
+def type_name(field: "Field") -> str:
+    """What the type of a field's value is called; a field might be called `<name>_type` itself."""
+    return f"type_of_{field.name}"
 
 
 def _none(values: str, found: str) -> str:
@@ -205,7 +214,7 @@ def value_sql(
 
 def _faults(field: "Field") -> list[tuple[str, str]]:
     """(reason, SQL that holds where it applies) of a field, in order."""
-    value, type_ = field.name, f"{field.name}_type"
+    value, type_ = field.name, type_name(field)
     found: list[tuple[str, str]] = []
     if field.required:
         found.append((MISSING, f"coalesce({type_}, 'NULL') = 'NULL'"))
@@ -233,6 +242,6 @@ def _faults(field: "Field") -> list[tuple[str, str]]:
             (UNREADABLE_TIME, f"{text} IS NOT NULL AND {value} IS NULL"),
             (NO_OFFSET, f"NOT regexp_matches({text}, {sql_text(_OFFSET)})"),
             (TOO_EARLY, f"{value} < TIMESTAMPTZ '{EARLIEST}'"),
-            (TOO_LATE, f"epoch_us({value}) > $latest"),
+            (TOO_LATE, f"epoch_us({value}) > latest"),
         ]
     return found

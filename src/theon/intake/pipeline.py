@@ -16,10 +16,12 @@ from sqlalchemy.exc import ArgumentError
 from theon.errors import ConflictError, InputError, TheonError
 from theon.events import outcomes
 from theon.events.activity import load_rules
+from theon.events.retractions import NAMING_EVENTS
 from theon.intake.json_files import JSON_FORMATS, stage_json
 from theon.intake.moodle_database import stage_database, stage_database_outcomes
 from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
+from theon.intake.retracting import settle_file
 from theon.intake.reused import without_reused
 from theon.intake.runs import IngestSummary, Run, workspace_of
 from theon.intake.staged import Staged
@@ -97,6 +99,7 @@ def ingest(
             reasons = count_reasons(staged, settings)
             added = lake.append(staged.path, owner.slug, reporter)
             _observe(store, settings, owner, staged)
+            settle_file(store, settings, owner, staged.path)
             run.record(staged, added, reasons)
             staged.path.unlink(missing_ok=True)
         return run.finish()
@@ -107,7 +110,8 @@ def _observe(store: Store, settings: Settings, campus: Campus, staged: Staged) -
 
     Also what was there before: a run that died between the two is made whole by the next.
     """
-    names = ", ".join(map(sql_text, outcomes.load_rules().event_names))
+    told = [*outcomes.load_rules().event_names, *NAMING_EVENTS]
+    names = ", ".join(map(sql_text, told))
     with open_engine(settings) as engine:
         events = engine.sql(
             f"SELECT * FROM read_parquet({sql_text(staged.path)}) WHERE event_name IN ({names})"

@@ -4,14 +4,18 @@ import atexit
 import os
 import shutil
 import threading
+import warnings
 from pathlib import Path
 
 import duckdb
 import psutil
+import pyarrow as pa
 
 from theon.settings import Settings
 
 _MAKING = threading.Lock()
+# Said of `run_to_arrow`. A relation of a statement that is no SELECT copies its rows as well.
+warnings.filterwarnings("ignore", "Arrow output on a DB-API result")
 
 
 def open_engine(settings: Settings, *, ordered: bool = True) -> duckdb.DuckDBPyConnection:
@@ -59,6 +63,17 @@ def open_scratch() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     connection.execute("SET TimeZone = 'UTC'")
     return connection
+
+
+def run_to_arrow(connection: duckdb.DuckDBPyConnection, statement: str) -> pa.Table:
+    """Run a prepared statement (EXECUTE) and give its rows.
+
+    A relation of `sql()` would be described first, and read by a query of its own; with a few rows
+    that takes as long as all else.
+    """
+    found = connection.execute(statement).to_arrow_table()
+    assert found is not None  # noqa: S101 - EXECUTE of a SELECT has a result
+    return found
 
 
 def sql_text(value: str | Path) -> str:

@@ -10,14 +10,18 @@ knows the course. The rules, all inside one second and so inside one hour:
    somebody else, origin and address are the same events: of n log rows and m report rows,
    the n log rows stay, and m - n report rows if there are more of these.
 
-Both depend on the set of rows only, so the order of arrival does not matter.
+3. An event that another one retracts is not there, and neither is its retraction. Retractions have
+   the time of what they retract. A retracted log row still hides the report row of the same event.
+
+All depend on the set of rows only, so the order of arrival does not matter.
 """
 
 import itertools
+from collections.abc import Iterable
 
 import duckdb
 
-from theon.events.schema import EVENT_SCHEMA, SOURCE_MOODLE_REPORT
+from theon.events.schema import EVENT_SCHEMA, SOURCE_MOODLE_REPORT, SOURCE_RETRACTION
 from theon.lake.engine import sql_list, sql_text
 from theon.lake.table import SQL_TYPES, LakeFile
 
@@ -54,6 +58,8 @@ def events_sql(
     files: list[LakeFile],
     hours: list[int],
     columns: list[str],
+    *,
+    mark_retracted: bool = False,
 ) -> str:
     """SQL of the resolved events of some hours.
 
@@ -62,10 +68,31 @@ def events_sql(
         files: the lake's files of one campus.
         hours: the wanted hours (epoch seconds // 3600, UTC); others may be read, none is given.
         columns: wanted columns of `EVENT_SCHEMA`, without `campus` and `month`.
+        mark_retracted: give retracted events as well, and a last column `retracted` (boolean).
 
     Returns:
         A SELECT of `columns`.
     """
+    paths = _overlapping(files, hour_ranges(hours))
+    retracted = _retracted_hours(engine, paths, hours)
+    others = [hour for hour in hours if hour not in retracted]
+    found = _events_sql(engine, files, others, columns)
+    if mark_retracted:
+        found = f"SELECT *, false AS retracted FROM ({found})"
+    if not retracted:
+        return found
+    # Only where there are retractions are ids read.
+    read = [*columns, *(c for c in ("event_id", "source", "occurred_at") if c not in columns)]
+    taken = _without_retracted(
+        _events_sql(engine, files, sorted(retracted), read), paths, columns, mark=mark_retracted
+    )
+    return f"{found} UNION ALL {taken}"
+
+
+def _events_sql(
+    engine: duckdb.DuckDBPyConnection, files: list[LakeFile], hours: list[int], columns: list[str]
+) -> str:
+    """SQL of the events of some hours, each once; of retracted ones and retractions, too."""
     ranges = hour_ranges(hours)
     read = list(columns)
     reports = _has_reports(engine, files, ranges)
@@ -113,11 +140,15 @@ def _overlaps(file: LakeFile, low: int, high: int) -> bool:
     return file.first_at.timestamp() < high * HOUR_S and file.last_at.timestamp() >= low * HOUR_S
 
 
+def _overlapping(files: list[LakeFile], ranges: Iterable[tuple[int, int]]) -> list[str]:
+    return [f.path for f in files if any(_overlaps(f, low, high) for low, high in ranges)]
+
+
 def _has_reports(
     engine: duckdb.DuckDBPyConnection, files: list[LakeFile], ranges: list[tuple[int, int]]
 ) -> bool:
     """Whether one of the files that overlap the ranges holds report rows."""
-    paths = [f.path for f in files if any(_overlaps(f, low, high) for low, high in ranges)]
+    paths = _overlapping(files, ranges)
     if not paths:
         return False
     found = engine.sql(
@@ -125,6 +156,38 @@ def _has_reports(
         f"WHERE source = {sql_text(SOURCE_MOODLE_REPORT)} LIMIT 1"
     ).fetchall()
     return bool(found)
+
+
+def _retracted_hours(
+    engine: duckdb.DuckDBPyConnection, paths: list[str], hours: list[int]
+) -> set[int]:
+    """The hours with retractions; mostly the files' statistics say that there are none."""
+    if not paths:
+        return set()
+    found = engine.sql(
+        f"SELECT DISTINCT epoch_us(occurred_at) // 3600000000 FROM ({_retractions_sql(paths)})"
+    ).fetchall()
+    return {hour for (hour,) in found}.intersection(hours)
+
+
+def _retractions_sql(paths: list[str]) -> str:
+    """SQL of the retractions in some files: what they retract, and when that was."""
+    return (
+        f"SELECT object_id, occurred_at FROM read_parquet({sql_list(paths)}, "
+        f"hive_partitioning = false) WHERE source = {sql_text(SOURCE_RETRACTION)}"
+    )
+
+
+def _without_retracted(events: str, paths: list[str], columns: list[str], *, mark: bool) -> str:
+    """SQL of the events that no retraction names; or of all, and whether one names them."""
+    names = ", ".join(f"e.{c}" for c in columns)
+    join, marked = ("LEFT", ", n.object_id IS NOT NULL AS retracted") if mark else ("ANTI", "")
+    return (
+        f"SELECT {names}{marked} FROM ({events}) AS e {join} JOIN "
+        f"(SELECT DISTINCT * FROM ({_retractions_sql(paths)})) AS n "
+        "ON e.event_id = n.object_id AND e.occurred_at = n.occurred_at "
+        f"WHERE e.source <> {sql_text(SOURCE_RETRACTION)}"
+    )
 
 
 def _resolve(union: str, columns: list[str]) -> str:

@@ -23,8 +23,11 @@ class Node:
     refers_to: UUID | None
 
 
-def inherit_keys(conn: Connection, campus_id: int, new: Sequence[Node]) -> None:
+def inherit_keys(conn: Connection, campus_id: int, new: Sequence[Node]) -> bool:
     """Give keys along every reference that leads to, through or from one of the new statements.
+
+    Returns:
+        Whether there is such a reference.
 
     Args:
         conn: a transaction of the only one who stores statements of the campus now.
@@ -34,7 +37,7 @@ def inherit_keys(conn: Connection, campus_id: int, new: Sequence[Node]) -> None:
     nodes = {node.id: node for node in new}
     above = _read_above(conn, campus_id, nodes)
     if not above and all(node.refers_to is None for node in new):
-        return
+        return False
     _read_below(conn, campus_id, nodes, new)
     pairs = {
         (top.stored, source.stored)
@@ -57,6 +60,26 @@ def inherit_keys(conn: Connection, campus_id: int, new: Sequence[Node]) -> None:
             "tops": [top for top, _ in pairs],
             "sources": [source for _, source in pairs],
         },
+    )
+    return True
+
+
+def voided_by(conn: Connection, campus_id: int, new: Sequence[Node]) -> list[str]:
+    """Statements that are voided by one of the new ones, and new ones that are, word for word.
+
+    A statement that voids another one cannot be voided.
+    """
+    return list(
+        conn.execute(
+            text(
+                "SELECT DISTINCT s.statement FROM theon.lrs_statements AS v"
+                " JOIN theon.lrs_statements AS s"
+                " ON s.campus_id = v.campus_id AND s.id = v.refers_to"
+                " WHERE v.campus_id = :campus AND v.voiding AND NOT s.voiding"
+                " AND (v.id = ANY (:new) OR v.refers_to = ANY (:new))"
+            ),
+            {"campus": campus_id, "new": [node.id for node in new]},
+        ).scalars()
     )
 
 

@@ -18,7 +18,7 @@ from theon.lrs.errors import StatementConflictError
 from theon.lrs.identity import activities_of, actors_of, agent_key, digest, everybody, keys_of
 from theon.lrs.preparing import Prepared, to_text
 from theon.lrs.reading import Part
-from theon.lrs.references import Node, inherit_keys
+from theon.lrs.references import Node, inherit_keys, voided_by
 from theon.lrs.statements import identifiers
 
 LOCK = 7_306_087  # with a campus's id: somebody is storing statements of it
@@ -51,7 +51,7 @@ class Stored:
 
 def store_batches(
     conn: Connection, campus_id: int, batches: Sequence[Batch], authority: Mapping[str, Any]
-) -> list[Stored | StatementConflictError]:
+) -> tuple[list[Stored | StatementConflictError], list[str]]:
     """Store statements in the caller's transaction.
 
     A statement that is there already, saying the same, is left as it is. A batch with one that is
@@ -64,7 +64,8 @@ def store_batches(
         authority: the Agent who vouches for them.
 
     Returns:
-        What became of each batch.
+        What became of each batch; and the statements, as they are stored, that are voided from now
+        on: old ones by new ones, and new ones by any.
     """
     # Waits for whoever stores statements of this campus now.
     conn.execute(
@@ -74,9 +75,9 @@ def store_batches(
     conflicts = [_find_conflict(batch, known) for batch in batches]
     taken = [b for b, conflict in zip(batches, conflicts, strict=True) if conflict is None]
     new = [s for batch in taken for s in batch.statements if s.id not in known]
-    texts = _store(conn, campus_id, new, authority) if new else {}
+    texts, voided = _store(conn, campus_id, new, authority) if new else ({}, [])
     _keep_parts(conn, campus_id, [part for batch in taken for part in batch.parts])
-    return [
+    outcomes = [
         conflict
         or Stored(
             [s.value["id"] for s in batch.statements],
@@ -84,12 +85,13 @@ def store_batches(
         )
         for batch, conflict in zip(batches, conflicts, strict=True)
     ]
+    return outcomes, voided
 
 
 def _store(
     conn: Connection, campus_id: int, new: Sequence[Prepared], authority: Mapping[str, Any]
-) -> dict[UUID, str]:
-    """The texts of statements that are stored now, by their ids."""
+) -> tuple[dict[UUID, str], list[str]]:
+    """The texts of statements that are stored now, by their ids; and those that are voided now."""
     first = _next_moment(conn, campus_id)
     moments = [first + _STEP * n for n in range(len(new))]
     values = [_finish(s, at, authority) for s, at in zip(new, moments, strict=True)]
@@ -97,10 +99,11 @@ def _store(
     _insert(conn, campus_id, new, moments, texts)
     _insert_keys(conn, campus_id, values, moments)
     nodes = [Node(s.id, at, s.refers_to) for s, at in zip(new, moments, strict=True)]
-    inherit_keys(conn, campus_id, nodes)
+    refer = inherit_keys(conn, campus_id, nodes)
     _keep_definitions(conn, campus_id, values)
     _keep_names(conn, campus_id, values)
-    return {s.id: words for s, words in zip(new, texts, strict=True)}
+    voided = voided_by(conn, campus_id, nodes) if refer else []
+    return {s.id: words for s, words in zip(new, texts, strict=True)}, voided
 
 
 def moment(at: datetime) -> str:

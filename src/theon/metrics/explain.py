@@ -20,6 +20,8 @@ from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
+RETRACTED = "retracted"  # why an event does not count that another one takes back
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -202,8 +204,10 @@ def _events(
                 PARTITION BY user_id, course_id, counts ORDER BY second_, event_id) END AS gap_s
             FROM (
                 SELECT *, epoch_us(occurred_at) // 1000000 AS second_,
-                    {rules.reason_sql()} AS reason, reason IS NULL AS counts
-                FROM ({window.events_sql(engine, lake, columns)}) WHERE {where}
+                    CASE WHEN retracted THEN '{RETRACTED}' ELSE {rules.reason_sql()} END AS reason,
+                    reason IS NULL AS counts
+                FROM ({window.events_sql(engine, lake, columns, mark_retracted=True)})
+                WHERE {where}
             )
         ) WHERE second_ >= {start} AND second_ < {end}
         ORDER BY occurred_at, event_id"""

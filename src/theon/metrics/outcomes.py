@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from theon.events.outcomes import FACT_SCHEMA, OutcomeRules, short_id_sql
+from theon.events.retractions import named_ids_sql
 from theon.lake.engine import open_engine, sql_list, sql_text
 from theon.lake.table import LakeFile
 from theon.metrics.catalog import Metric
@@ -49,9 +50,14 @@ def rewrite_outcomes(
         if rules is None:
             lock(conn, campus.id)
         else:
+            retracted = _retracted(engine, files)
             facts = engine.sql(lake_facts_sql(files, rules)).to_arrow_reader(BATCH_ROWS)
             replace_facts(
-                conn, campus.id, facts.cast(FACT_SCHEMA), partial(_in_lake, engine, files)
+                conn,
+                campus.id,
+                facts.cast(FACT_SCHEMA),
+                retracted,
+                partial(_in_lake, engine, files),
             )
         return {
             m.name: rewrite_columns(conn, campus.id, campus.timezone, m.name, m.version)
@@ -61,15 +67,29 @@ def rewrite_outcomes(
 
 
 def lake_facts_sql(files: list[LakeFile], rules: OutcomeRules) -> str:
-    """SQL of the facts that the events of these files give, columns as in `FACT_SCHEMA`."""
+    """SQL of the facts that the events of these files give, columns as in `FACT_SCHEMA`.
+
+    Events that others of them take back give none.
+    """
     if not files:
         nothing = ", ".join(f"NULL AS {name}" for name in FACT_SCHEMA.names)
         return f"SELECT {nothing} WHERE false"
     names = ", ".join(map(sql_text, rules.event_names))
     return (
         f"WITH told AS MATERIALIZED (SELECT * FROM {_events(files)} WHERE event_name IN ({names})) "
-        f"SELECT {', '.join(FACT_SCHEMA.names)} FROM ({rules.facts_sql('told')})"
+        f"SELECT {', '.join(FACT_SCHEMA.names)} FROM ({rules.facts_sql('told')}) "
+        f"ANTI JOIN ({_retracted_sql(files)}) USING (event_id)"
     )
+
+
+def _retracted_sql(files: list[LakeFile]) -> str:
+    """SQL of `event_id`: what the events of these files take back, in the form that facts have."""
+    named = named_ids_sql(_events(files))
+    return f"SELECT {short_id_sql('event_id')} AS event_id FROM ({named})"
+
+
+def _retracted(engine: duckdb.DuckDBPyConnection, files: list[LakeFile]) -> list[str]:
+    return [i for (i,) in engine.sql(_retracted_sql(files)).fetchall()] if files else []
 
 
 def _events(files: list[LakeFile]) -> str:

@@ -41,10 +41,16 @@ class Window:
         return list(range(low // kernel.HOUR_S, -(-int(self.end.timestamp()) // kernel.HOUR_S)))
 
     def events_sql(
-        self, engine: duckdb.DuckDBPyConnection, lake: EventLake, columns: list[str]
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        lake: EventLake,
+        columns: list[str],
+        *,
+        mark_retracted: bool = False,
     ) -> str:
-        """SQL of the resolved events of `hours`."""
-        return events_sql(engine, lake.files(self.campus.slug), self.hours, columns)
+        """SQL of the resolved events of `hours`; see `theon.lake.resolved`."""
+        files = lake.files(self.campus.slug)
+        return events_sql(engine, files, self.hours, columns, mark_retracted=mark_retracted)
 
     def make_slot_days(self, engine: duckdb.DuckDBPyConnection) -> None:
         """Fill the temp table `slot_days(slot, day)` for the days of the window."""

@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection, text
 
 from theon.events.outcomes import FACT_SCHEMA, load_rules
+from theon.events.retractions import named_ids, no_retracted
 from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
 from theon.lake.engine import open_scratch
 from theon.outcomes.columns import write_columns
+from theon.outcomes.retracting import locate_retracted, name_retracted, withdraw_facts
 
 CHUNK_FACTS = 10_000
 STRUCTURE = "structure"
@@ -33,6 +35,8 @@ _ARRAYS = ", ".join(
 _INSERT = text(
     f"INSERT INTO theon.outcome_facts (campus_id, {', '.join(_COLUMNS)})"
     f" SELECT :campus, s.* FROM unnest({_ARRAYS}) AS s ({', '.join(_COLUMNS)})"
+    " WHERE NOT EXISTS (SELECT 1 FROM theon.retractions AS r"
+    " WHERE r.event_id = s.event_id AND r.campus_id = :campus)"
     " ON CONFLICT DO NOTHING RETURNING kind, user_id, course_id"
 )
 _LEARNERS = text(
@@ -50,18 +54,28 @@ class Observed:
         learners: learners in courses with news; each course of a learner counts.
         rows: rows of metrics that were written or removed.
         kinds: the new facts by kind and course; the course is empty where they are of none.
+        retracted: `RETRACTED_SCHEMA`: events whose retractions are to be made now.
     """
 
     facts: int = 0
     learners: int = 0
     rows: int = 0
     kinds: Counter[tuple[str, str]] = field(default_factory=Counter, compare=False)
+    retracted: pa.Table = field(default_factory=no_retracted, compare=False)
 
 
-def observe(conn: Connection, campus_id: int, timezone: str, events: pa.Table) -> Observed:
+def observe(
+    conn: Connection,
+    campus_id: int,
+    timezone: str,
+    events: pa.Table,
+    *,
+    retracted: pa.Table | None = None,
+) -> Observed:
     """Keep what events say about outcomes, and bring what rests on it up to date.
 
-    Safe to call again with the same events, in any order and any batches.
+    Safe to call again with the same events, in any order and any batches. A retracted event says
+    nothing, whether it comes before or after its retraction.
 
     Args:
         conn: a transaction whose scope holds the campus; READ COMMITTED. Until it ends, other
@@ -69,26 +83,36 @@ def observe(conn: Connection, campus_id: int, timezone: str, events: pa.Table) -
         campus_id: whose events.
         timezone: the campus's, an IANA name; weeks are cut there.
         events: columns of `EVENT_SCHEMA`; `campus` is not needed.
+        retracted: `RETRACTED_SCHEMA`: events that are taken back, if any are; those that `events`
+            only name are found there.
     """
+    named = named_ids(events)
     facts = facts_of(events)
-    if not facts:
+    if not facts and not named and not retracted:
         return Observed()
     lock(conn, campus_id)
-    added: set[tuple[str, str, str]] = set()
+    news: set[tuple[str, str, str]] = set()
+    retractions = no_retracted()
+    if named or retracted:
+        name_retracted(conn, campus_id, named)
+        if retracted:
+            retractions = locate_retracted(conn, campus_id, retracted)
+            named += [row["event_id"] for row in retracted.to_pylist()]
+        news = withdraw_facts(conn, campus_id, named)
     kinds: Counter[tuple[str, str]] = Counter()
     for start in range(0, len(facts), CHUNK_FACTS):
         columns = zip(*facts[start : start + CHUNK_FACTS], strict=True)
         values = {name: list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
         found = conn.execute(_INSERT, {"campus": campus_id, **values}).all()
         kinds.update((row.kind, row.course_id) for row in found)
-        added.update((row.kind, row.user_id, row.course_id) for row in found)
-    learners = {(user, course) for _, user, course in added if user and course}
-    courses = sorted({course for kind, _, course in added if kind == STRUCTURE})
+        news.update((row.kind, row.user_id, row.course_id) for row in found)
+    learners = {(user, course) for _, user, course in news if user and course}
+    courses = sorted({course for kind, _, course in news if kind == STRUCTURE})
     if courses:
         found = conn.execute(_LEARNERS, {"campus": campus_id, "courses": courses}).all()
         learners.update((row.user_id, row.course_id) for row in found)
     rows = write_columns(conn, campus_id, timezone, sorted(learners)) if learners else 0
-    return Observed(kinds.total(), len(learners), rows, kinds)
+    return Observed(kinds.total(), len(learners), rows, kinds, retractions)
 
 
 def lock(conn: Connection, campus_id: int) -> None:
