@@ -5,6 +5,7 @@ from pathlib import Path
 
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     ResourcePatternType,
@@ -92,23 +93,35 @@ class SecuredBroker(KafkaBroker):
     def allow(
         self, user: str, kind: ResourceType, name: str, *operations: AclOperation
     ) -> list[AclBinding]:
-        """Give a user rights on whatever begins with a name; returns them for `forbid`."""
-        rights = [
-            AclBinding(
-                kind,
-                name,
-                ResourcePatternType.PREFIXED,
-                f"User:{user}",
-                "*",
-                operation,
-                AclPermissionType.ALLOW,
-            )
-            for operation in operations
-        ]
+        """Give a user rights to what has a name; returns them for `forbid`."""
+        rights = [_right(user, kind, name, operation) for operation in operations]
         admin = self.admin()
         for done in admin.create_acls(rights).values():
             done.result(START_S)
         return rights
+
+    def forbid(self, rights: list[AclBinding]) -> None:
+        """Take rights away."""
+        admin = self.admin()
+        filters = [
+            AclBindingFilter(
+                right.restype,
+                right.name,
+                right.resource_pattern_type,
+                right.principal,
+                right.host,
+                right.operation,
+                right.permission_type,
+            )
+            for right in rights
+        ]
+        for done in admin.delete_acls(filters).values():
+            done.result(START_S)
+
+
+def _right(user: str, kind: ResourceType, name: str, operation: AclOperation) -> AclBinding:
+    pattern, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
+    return AclBinding(kind, name, pattern, f"User:{user}", "*", operation, allow)
 
 
 def _served(certificate: Certificate) -> dict[str, str]:

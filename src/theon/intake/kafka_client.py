@@ -178,7 +178,7 @@ def _answered(admin: AdminClient, heard: Heard) -> ClusterMetadata:
             return admin.list_topics(timeout=LOOK_S)
         except KafkaException:
             admin.poll(0)
-            if heard.refusal or time.monotonic() > until_s:
+            if heard.refusal or time.monotonic() + LOOK_S > until_s:
                 raise
 
 

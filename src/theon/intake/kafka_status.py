@@ -133,6 +133,10 @@ def read_status(
     )
 
 
+_STARTING = "The consumer is starting."
+_NOBODY = "No consumer runs: `theon serve` or `theon kafka consume` would be one."
+
+
 @dataclass(frozen=True)
 class ConsumerHealth:
     """Whether events from Kafka are read, for `/health`.
@@ -163,5 +167,5 @@ def consumer_health(store: Store, settings: Settings) -> ConsumerHealth:
     if "listening" in states:
         return ConsumerHealth("ok", len(alive), states)
     reasons = [consumer.error for consumer in alive if consumer.error]
-    what = reasons[0] if reasons else "no consumer is listening"
+    what = reasons[0] if reasons else _STARTING if alive else _NOBODY
     return ConsumerHealth("fail", len(alive), states, what)
