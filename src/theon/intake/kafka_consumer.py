@@ -99,6 +99,7 @@ class KafkaConsumer(Loop):
         self._held = Partitions(store, self._group)
         self._heard = Heard(settings)
         self._trouble: UnavailableError | None = None
+        self._may_join = True
         self._faults = 0
         self._flight: _Flight | None = None
         self._care_at_s = 0.0
@@ -149,7 +150,7 @@ class KafkaConsumer(Loop):
     def _read(self, consumer: Consumer) -> None:
         consumer.subscribe(
             list(self._topics),
-            on_assign=self._held.given,
+            on_assign=self._given,
             on_revoke=self._held.taken_away,
             on_lost=self._held.taken_away,
         )
@@ -177,6 +178,10 @@ class KafkaConsumer(Loop):
             self._finish(consumer)
 
     # -- partitions -----------------------------------------------------------------------
+
+    def _given(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._may_join = True
+        self._held.given(consumer, partitions)
 
     def _settle(self, consumer: Consumer, admin: AdminClient) -> None:
         try:
@@ -226,15 +231,11 @@ class KafkaConsumer(Loop):
         """The topics' ids, and what keeps the brokers from serving us."""
         try:
             topics = kafka_client.describe(admin, self._topics, timeout_s=LOOK_S)
-            # Whoever holds partitions is in the group; another may be waiting for some.
-            may_join = bool(self.partitions) or kafka_client.may_join(
-                admin, self._group, timeout_s=LOOK_S
-            )
         except KafkaException as error:
             return {}, self._explained(admin, error)
         admin.poll(0)
         self._heard.forget()
-        lacking = missing_rights(self._settings, unread=topics.unread, may_join=may_join)
+        lacking = missing_rights(self._settings, unread=topics.unread, may_join=self._may_join)
         return topics.ids, lacking[0] if lacking else None
 
     def _explained(self, admin: AdminClient, error: KafkaException) -> UnavailableError:
@@ -282,6 +283,8 @@ class KafkaConsumer(Loop):
 
     def _hear(self, error: KafkaError) -> None:
         """What the client says of its own accord; librdkafka tries again by itself."""
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            self._may_join = False  # said once; joining is tried until it succeeds
         if error.code() in OF_THE_BROKERS:
             self._heard(error)  # `_care` asks the brokers what is true of it
             self._care_at_s = min(self._care_at_s, time.monotonic() + 1.0)

@@ -93,7 +93,7 @@ def read_status(
             settings,
             unread=described.unread & set(topics),
             unwritten=described.unwritten & {kafka_client.PUBLISHED},
-            may_join=kafka_client.may_join(admin, group, timeout_s=kafka_client.ANSWER_S),
+            may_join=kafka_client.may_join(settings),
         )
     except KafkaException as error:
         admin.poll(0)
