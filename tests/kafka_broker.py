@@ -3,6 +3,7 @@
 It can be stopped, killed, frozen and restarted.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
@@ -34,7 +36,7 @@ START_S = 60.0
 CONTROLLER = "CONTROLLER"
 SERVICES = Path(__file__).resolve().parents[1] / "tools" / "services"
 # For a broker of a minute: a small heap, and no compiler that takes the cores from others.
-QUICK = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+QUICK = ("-Xms96m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 def kafka_jars() -> Path:
@@ -54,6 +56,23 @@ def kafka_jars() -> Path:
             next_step="tools/services install kafka",
         )
     return jars
+
+
+def shared_classes(jars: Path) -> str:
+    """The option by which a broker finds its classes read already, and starts in half the time.
+
+    They are kept beside the jars, for each Java. The first to ask starts a broker to have them.
+    """
+    java = subprocess.run(["java", "-version"], check=True, capture_output=True).stderr
+    archive = jars.parent / f"classes-{sha256(java).hexdigest()[:12]}.jsa"
+    with (jars.parent / "classes.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not archive.exists():
+            draft = archive.with_suffix(f".{os.getpid()}")
+            with KafkaBroker(java=(*QUICK, f"-XX:ArchiveClassesAtExit={draft}")) as broker:
+                broker.stop()
+            draft.replace(archive)
+    return f"-XX:SharedArchiveFile={archive}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,7 @@ class KafkaBroker:
     def __init__(
         self,
         *,
-        java: tuple[str, ...] = QUICK,
+        java: tuple[str, ...] | None = None,
         nodes: int = 1,
         listeners: tuple[Listener, ...] = (OPEN,),
         properties: Mapping[str, str] | None = None,
@@ -103,7 +122,7 @@ class KafkaBroker:
         """Write its configuration; nothing runs before `start`.
 
         Args:
-            java: options of the Java machine.
+            java: options of the Java machine; `QUICK` and shared classes unless given.
             nodes: how many brokers.
             listeners: of each; brokers talk to each other, and tests to them, by the first.
             properties: of each, beside those that it has anyway.
@@ -111,7 +130,10 @@ class KafkaBroker:
         Raises:
             UnavailableError: Kafka or Java is not installed.
         """
-        self._java = ["java", *java, "-cp", f"{kafka_jars()}/*"]
+        jars = kafka_jars()
+        if java is None:
+            java = (*QUICK, shared_classes(jars))
+        self._java = ["java", *java, "-cp", f"{jars}/*"]
         self.folder = Path(tempfile.mkdtemp(prefix="theon-kafka-"))
         self._listeners = listeners
         # The first byte is zero, for an id that begins with a dash is read as an option.

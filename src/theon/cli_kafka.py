@@ -96,8 +96,8 @@ def _show(found: "KafkaStatus") -> None:
     if found.outbox:
         since = "" if found.outbox_since is None else f" since {found.outbox_since:%F %T %Z}"
         typer.echo(f"{found.outbox:,} announcements wait to be published{since}")
-    for trouble in found.troubles:
-        typer.echo(trouble, err=True)
+    if found.trouble is not None:
+        typer.echo(found.trouble, err=True)
     for topic in found.missing:
         typer.echo(f"There is no topic {topic}: theon kafka topics create makes it.", err=True)
 

@@ -158,11 +158,16 @@ def may_join(settings: Settings) -> bool:
     """
     consumer = open_consumer(settings, error_cb=lambda _: None)
     try:
-        with suppress(KafkaException):  # what is wrong comes as a message
-            consumer.committed([TopicPartition(CONSUMED[0], 0)], timeout=LOOK_S)
-        message = consumer.poll(0)
-        failed = message.error() if message is not None else None
-        return failed is None or failed.code() != KafkaError.GROUP_AUTHORIZATION_FAILED
+        until_s = time.monotonic() + LOOK_S
+        while time.monotonic() < until_s:
+            with suppress(KafkaException):  # what is wrong comes as a message
+                consumer.committed([TopicPartition(CONSUMED[0], 0)], timeout=0.3)
+                break
+            message = consumer.poll(0)
+            failed = message.error() if message is not None else None
+            if failed is not None and failed.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                return False
+        return True
     finally:
         consumer.close()
 

@@ -100,6 +100,7 @@ class KafkaConsumer(Loop):
         self._heard = Heard(settings)
         self._trouble: UnavailableError | None = None
         self._may_join = True
+        self._kept_out = False
         self._faults = 0
         self._flight: _Flight | None = None
         self._care_at_s = 0.0
@@ -180,7 +181,7 @@ class KafkaConsumer(Loop):
     # -- partitions -----------------------------------------------------------------------
 
     def _given(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._may_join = True
+        self._may_join, self._kept_out = True, False
         self._held.given(consumer, partitions)
 
     def _settle(self, consumer: Consumer, admin: AdminClient) -> None:
@@ -235,8 +236,15 @@ class KafkaConsumer(Loop):
             return {}, self._explained(admin, error)
         admin.poll(0)
         self._heard.forget()
+        self._look_at_group()
         lacking = missing_rights(self._settings, unread=topics.unread, may_join=self._may_join)
-        return topics.ids, lacking[0] if lacking else None
+        return topics.ids, lacking
+
+    def _look_at_group(self) -> None:
+        """Whether we were given the right to join since; the client does not say."""
+        if not self._may_join:
+            before, self._kept_out = self._kept_out, not kafka_client.may_join(self._settings)
+            self._may_join = before and not self._kept_out
 
     def _explained(self, admin: AdminClient, error: KafkaException) -> UnavailableError:
         admin.poll(0)  # what it heard waits there

@@ -148,8 +148,8 @@ def missing_rights(
     unread: Collection[str] = (),
     unwritten: Collection[str] = (),
     may_join: bool = True,
-) -> list[RefusedError]:
-    """What Theon's user has no right to, of what Theon does.
+) -> RefusedError | None:
+    """What Theon's user has no right to, of what Theon does; None if nothing.
 
     Args:
         settings: name the brokers and the group.
@@ -164,7 +164,7 @@ def missing_rights(
         doings.append(f"read {topics_named(unread)}")
     if unwritten:
         doings.append(f"write to {topics_named(unwritten)}")
-    return [no_right(settings, doing) for doing in doings]
+    return no_right(settings, ", nor to ".join(doings)) if doings else None
 
 
 def topics_named(topics: Collection[str]) -> str:

@@ -51,7 +51,7 @@ class KafkaStatus:
         gaps: offsets that could no longer be read and that nobody has seen to.
         outbox: announcements that wait to be published.
         outbox_since: when the oldest of them was made.
-        troubles: rights that Theon's user lacks at the brokers, and what to do.
+        trouble: which rights Theon's user lacks at the brokers, and what to do.
     """
 
     group: str
@@ -63,7 +63,7 @@ class KafkaStatus:
     gaps: list[KeptGap]
     outbox: int
     outbox_since: datetime | None
-    troubles: list[str] = field(default_factory=list)
+    trouble: str | None = None
 
     @property
     def lag(self) -> int:
@@ -89,7 +89,7 @@ def read_status(
         described = kafka_client.describe(admin, asked, timeout_s=kafka_client.ANSWER_S)
         extents = kafka_client.extents(admin, places)
         group_state, members = kafka_client.group_members(admin, group)
-        troubles = missing_rights(
+        lacking = missing_rights(
             settings,
             unread=described.unread & set(topics),
             unwritten=described.unwritten & {kafka_client.PUBLISHED},
@@ -129,7 +129,7 @@ def read_status(
         found,
         outbox,
         outbox_since,
-        [in_one_line(trouble) for trouble in troubles],
+        None if lacking is None else in_one_line(lacking),
     )
 
 
