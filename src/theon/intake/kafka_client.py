@@ -36,12 +36,6 @@ PUBLISHED = "analytics-events"
 ANSWER_S = 10.0
 LOOK_S = 3.0
 
-_LED_BY_ANOTHER = (
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-)
-
 
 def open_consumer(settings: Settings, **more: Any) -> Consumer:
     """A consumer of the group that stores no offset by itself.
@@ -203,19 +197,9 @@ def extents(admin: AdminClient, places: list[Place]) -> dict[Place, Extent]:
     """
     if not places:
         return {}
+    # This question also brings the leaders that the next ones go to up to date.
     ids = describe(admin, {topic for topic, _ in places}, timeout_s=ANSWER_S).ids
-    try:
-        low, high = _ends(admin, places)
-    except KafkaException as error:
-        if error.args[0].code() not in _LED_BY_ANOTHER:
-            raise
-        # A client that only asks keeps the leaders that it once knew until it is told to look.
-        admin.list_topics(timeout=ANSWER_S)
-        low, high = _ends(admin, places)
-    return {place: Extent(low[place], high[place], ids.get(place[0])) for place in places}
 
-
-def _ends(admin: AdminClient, places: list[Place]) -> tuple[dict[Place, int], dict[Place, int]]:
     def ask(spec: OffsetSpec) -> dict[Place, int]:
         answers: dict[TopicPartition, Future[Any]] = admin.list_offsets(
             {TopicPartition(topic, number): spec for topic, number in places},
@@ -224,7 +208,8 @@ def _ends(admin: AdminClient, places: list[Place]) -> tuple[dict[Place, int], di
         return {(p.topic, p.partition): a.result(ANSWER_S + 5).offset for p, a in answers.items()}
 
     low = ask(OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-    return low, ask(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    high = ask(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    return {place: Extent(low[place], high[place], ids.get(place[0])) for place in places}
 
 
 @dataclass(frozen=True)
