@@ -105,29 +105,24 @@ class Heard:
     def _of_tls(self, broker: str, said: str) -> RefusedError | None:
         given = properties(self._settings)
         host, _, port = broker.rpartition(":")
-        protocol = security_protocol(given)
+        file = place(self._settings)
         alert = _ALERT.search(said)
-        if alert is not None:
-            has_one = any(name in given for name in _OWN_CERTIFICATE)
-            wrong: tuple[str, str] | None = (
-                (
-                    f"the broker does not accept Theon's certificate: {alert['alert']}",
-                    "Check that it has not expired and that an authority of the broker signed"
-                    f" it: ssl.certificate.location in {place(self._settings)};",
-                )
-                if has_one
-                else (
-                    f"the broker wants a certificate of Theon: {alert['alert']}",
-                    f"Set ssl.certificate.location and ssl.key.location in {place(self._settings)}",
-                )
+        if alert is None:
+            wrong = kafka_tls.look(host.strip("[]"), int(port), given, security_protocol(given))
+            if wrong is None and "SSL" in said:
+                wrong = said, f"Check what begins with `ssl.` in {file} {AGAIN}"
+        elif any(name in given for name in _OWN_CERTIFICATE):
+            wrong = (
+                f"the broker does not accept Theon's certificate: {alert['alert']}",
+                "Check that it has not expired and that an authority of the broker signed it;"
+                f" ssl.certificate.location in {file} names it. Then start Theon again.",
             )
         else:
-            wrong = kafka_tls.look(host.strip("[]"), int(port), given, protocol)
-        if wrong is None and "SSL" in said:
-            wrong = said, f"Check what begins with `ssl.` in {place(self._settings)}"
-        if wrong is None:
-            return None
-        return RefusedError(wrong[0], where=broker, next_step=f"{wrong[1]} {AGAIN}")
+            wrong = (
+                f"the broker wants a certificate of Theon: {alert['alert']}",
+                f"Set ssl.certificate.location and ssl.key.location in {file} {AGAIN}",
+            )
+        return None if wrong is None else RefusedError(wrong[0], where=broker, next_step=wrong[1])
 
 
 _OWN_CERTIFICATE = ("ssl.certificate.location", "ssl.certificate.pem", "ssl.keystore.location")

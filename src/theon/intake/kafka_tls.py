@@ -45,11 +45,12 @@ def look(host: str, port: int, given: Mapping[str, Any], protocol: str) -> tuple
 
 _WANTS_TLS = (
     "it speaks TLS there, and Theon does not",
-    "Set security.protocol=SASL_SSL, or SSL where clients do not sign in,",
+    "Set security.protocol=SASL_SSL, or SSL where clients do not sign in, and start Theon again.",
 )
 _NO_TLS = (
     "it does not speak TLS there",
-    "Name its listener for TLS in KAFKA_BROKERS, or take `ssl` out of security.protocol,",
+    "Name its listener for TLS in KAFKA_BROKERS, or set security.protocol to what it speaks, and"
+    " start Theon again.",
 )
 
 
@@ -57,13 +58,20 @@ def _certificate(error: ssl.SSLCertVerificationError, host: str) -> tuple[str, s
     said = error.verify_message.rstrip(".")
     lowered = said.lower()
     if "expired" in lowered or "not yet valid" in lowered:
-        todo = "Give the broker a valid one; check this machine's clock,"
+        todo = (
+            "Give the broker a valid one, or set this machine's clock."
+            " Theon goes on by itself then."
+        )
     elif "mismatch" in lowered:
         todo = (
-            f"Name the broker in KAFKA_BROKERS as its certificate does, or give it one for {host},"
+            f"Give the broker one for {host}, or name the broker in KAFKA_BROKERS as its"
+            " certificate does and start Theon again."
         )
     else:
-        todo = "Set ssl.ca.location to the certificate of the authority that signed it,"
+        todo = (
+            "Set ssl.ca.location to the certificate of the authority that signed it, and start"
+            " Theon again."
+        )
     return f"its certificate is not accepted: {said}", todo
 
 
