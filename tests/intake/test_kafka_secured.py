@@ -287,7 +287,7 @@ def test_rights_that_are_missing_are_named_and_given_ones_are_used_at_once(
         found = read_status(store, configured, (topic,))
         lacking = f"{group}, nor to read the topic {topic}, nor to write to the topic {PUBLISHED}."
         assert f"Theon's user has no right to {lacking}" in str(found.trouble)
-        assert found.missing == []
+        assert (found.missing, found.group_state) == ([], "not shown to Theon's user")
         assert "no right to" in str(check_health(store, configured).what)
         kafka.allow("nobody", GROUP, configured.kafka_group_id, READ)
         wait_for(lambda: said(f"no right to read the topic {topic}"))

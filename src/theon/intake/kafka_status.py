@@ -89,11 +89,12 @@ def read_status(
         described = kafka_client.describe(admin, asked, timeout_s=kafka_client.ANSWER_S)
         extents = kafka_client.extents(admin, places)
         group_state, members = kafka_client.group_members(admin, group)
+        may_join = kafka_client.may_join(settings)
         lacking = missing_rights(
             settings,
             unread=described.unread & set(topics),
             unwritten=described.unwritten & {kafka_client.PUBLISHED},
-            may_join=kafka_client.may_join(settings),
+            may_join=may_join,
         )
     except KafkaException as error:
         admin.poll(0)
@@ -123,7 +124,7 @@ def read_status(
         group,
         partitions,
         [topic for topic in asked if topic not in known],
-        group_state,
+        group_state if may_join else "not shown to Theon's user",
         members,
         alive,
         found,
