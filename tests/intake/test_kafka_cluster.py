@@ -127,7 +127,6 @@ class Watch(threading.Thread):
 
     def stop(self) -> None:
         self._stopping.set()
-        self.join()
 
 
 def test_a_broker_that_dies_with_partitions_being_read_costs_nothing(
@@ -174,6 +173,7 @@ def test_a_broker_that_dies_with_partitions_being_read_costs_nothing(
             goes_on()
             wait_for(lambda: one.state == "listening")
             assert consumer_health(store, configured).status == "ok"
+            watch.stop()
             cluster.start()
             wait_for(lambda: in_sync(cluster, topic) == {3})
             # Now it is needed: what it caught up with must be what the others hold.
@@ -187,6 +187,7 @@ def test_a_broker_that_dies_with_partitions_being_read_costs_nothing(
             assert len(found.members[0].partitions) == PARTITIONS
     finally:
         watch.stop()
+        watch.join()
         publisher.stop()
         publisher.join(LIMIT_S)
     while publisher.publish():
