@@ -42,6 +42,18 @@ def test_a_value_that_does_not_fit_names_its_variable(monkeypatch: pytest.Monkey
         load_settings()
 
 
+def test_a_password_in_an_address_that_does_not_fit_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KAFKA_BROKERS", "theon:geheim@kafka-1:9092")
+    monkeypatch.setenv("REDIS_URL", "http://:geheim@redis-1:6379")
+    with pytest.raises(InputError, match="KAFKA_BROKERS") as refused:
+        load_settings()
+    assert "kafka-1:9092" in refused.value.message
+    assert "redis-1:6379" in refused.value.message
+    assert "geheim" not in refused.value.message
+
+
 def test_fields_can_be_given_by_name(tmp_path: Path) -> None:
     """Code and tests name a field, not a variable."""
     assert Settings(home=tmp_path).home_dir == tmp_path

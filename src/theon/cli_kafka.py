@@ -94,7 +94,10 @@ def _show(found: "KafkaStatus") -> None:
     for gap in found.gaps:
         typer.echo(f"gap {gap.id}: {gap.explanation}")
     if found.outbox:
-        typer.echo(f"{found.outbox:,} announcements wait to be published")
+        since = "" if found.outbox_since is None else f" since {found.outbox_since:%F %T %Z}"
+        typer.echo(f"{found.outbox:,} announcements wait to be published{since}")
+    if found.trouble is not None:
+        typer.echo(found.trouble, err=True)
     for topic in found.missing:
         typer.echo(f"There is no topic {topic}: theon kafka topics create makes it.", err=True)
 
@@ -149,15 +152,19 @@ def create(
     from confluent_kafka import KafkaException  # noqa: PLC0415
 
     from theon.intake import kafka_client  # noqa: PLC0415
+    from theon.intake.kafka_refusals import Heard  # noqa: PLC0415
     from theon.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings()
-    admin = kafka_client.open_admin(settings)
+    heard = Heard(settings)
+    admin = kafka_client.open_admin(settings, heard)
     topics = (*kafka_client.CONSUMED, kafka_client.PUBLISHED)
     try:
-        made = kafka_client.create_topics(admin, topics, partitions=partitions, replicas=replicas)
+        made = kafka_client.create_topics(
+            admin, topics, heard, partitions=partitions, replicas=replicas
+        )
     except KafkaException as error:
-        raise kafka_client.unavailable(settings, error) from error
+        raise heard.explain(error, "make topics") from error
     for topic in made:
         typer.echo(topic)
     if not made:

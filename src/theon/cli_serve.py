@@ -49,7 +49,7 @@ def serve_pages(theon: Theon) -> None:
     hub = LiveHub(theon.store)
     add_live_api(app, hub)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
-    add_delivery_pages(app)
+    add_delivery_pages(app, settings=theon.settings)
     writers = add_xapi(app, theon.store, events.throttle)
     add_pages(app, theon.store, hub)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound

@@ -1,5 +1,6 @@
 """Every setting, from the environment, validated once at start."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -276,6 +277,11 @@ class Settings(BaseSettings):
         return self.home.expanduser().resolve()
 
 
+def _shown(value: object) -> object:
+    """A value as it may be repeated: of `user:password@host` the host alone."""
+    return re.sub(r"[^\s,/]*@", "…@", value) if isinstance(value, str) else value
+
+
 def load_settings() -> Settings:
     """Read the settings from the environment.
 
@@ -285,7 +291,9 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"  {e['loc'][0]}: {e['msg']} (is {e.get('input')!r})" for e in error.errors()]
+        lines = [
+            f"  {e['loc'][0]}: {e['msg']} (is {_shown(e.get('input'))!r})" for e in error.errors()
+        ]
         raise InputError(
             "settings do not fit:\n" + "\n".join(lines),
             where="environment",

@@ -210,7 +210,7 @@ def test_status_says_how_far_each_partition_is_read(
         (0, 6, None, 6),
         (0, 0, None, 0),
     ]
-    assert found.missing == ["no-such-topic"]
+    assert "no-such-topic" in found.missing
     with consuming(store, configured, topic):
         wait_for(lambda: read_to(store, configured) == 6)
         found = read_status(store, configured, (topic,))

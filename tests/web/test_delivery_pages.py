@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from html import unescape
 
 import pytest
@@ -10,8 +11,10 @@ from jobs_overviews_site import EVIL
 from jobs_site import Elements
 from tests.intake.plain_reader import NO_ID, NO_JSON
 
+from theon.intake.kafka_heartbeats import Heartbeat, beat
 from theon.settings import Settings
 from theon.store.engine import Store
+from theon.store.scope import Scope
 
 MEND = json.dumps([{"do": "rename", "field": "ident", "to": "id"}])
 LIST = "/delivery/dead-letters"
@@ -50,6 +53,30 @@ def test_figures_are_those_of_the_ledger_in_the_scope_of_the_reader(site: Delive
     elm = site.visitor("eli").see("/delivery")
     assert sources(elm) == ["kafka:t"]
     assert "Ids 3 to 4" not in elm
+
+
+def test_what_keeps_events_of_kafka_from_coming_is_said(site: DeliverySite) -> None:
+    visitor = site.visitor("olga")
+    assert "kafka-fault" not in visitor.see("/delivery")
+    site.app.state.delivery_settings = Settings(kafka_brokers="kafka-1:9093")
+    assert "No consumer runs" in visitor.see("/delivery")
+    refused = Heartbeat(
+        id="1",
+        group="theon",
+        host="one",
+        pid=1,
+        state="refused",
+        partitions=[],
+        messages=0,
+        error=f"kafka-1:9093: the broker does not let Theon in: {EVIL}. Check sasl.password.",
+        started_at=datetime.now(UTC),
+    )
+    with site.store.transaction(Scope.district()) as conn:
+        beat(conn, refused)
+    html = visitor.see("/delivery")
+    assert "No events come from Kafka now. kafka-1:9093: the broker does not let Theon in" in html
+    assert "Check sasl.password." in html
+    assert EVIL not in html
 
 
 def test_an_empty_ledger_says_so(site: DeliverySite) -> None:

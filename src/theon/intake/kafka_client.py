@@ -1,105 +1,40 @@
-"""How Theon speaks to Kafka: its properties, and what it asks and tells brokers beside messages."""
+"""Theon's clients of Kafka, and what they ask and tell brokers beside messages."""
 
-import logging
+import re
+import struct
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
+    Producer,
     TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclOperation,
     AdminClient,
+    ClusterMetadata,
     NewTopic,
     OffsetSpec,
 )
 
-from theon.errors import InputError, UnavailableError
 from theon.intake.kafka_offsets import Extent, Place
+from theon.intake.kafka_properties import open_client, properties
+from theon.intake.kafka_refusals import Heard
 from theon.settings import Settings
 
 CONSUMED = ("user-events", "course-events", "assessment-events")
 PUBLISHED = "analytics-events"
 ANSWER_S = 10.0
-
-T = TypeVar("T")
-
-# A group's coordinator is chosen when it is first asked for, and anew after one went away.
-_SOON = (
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-)
-
-_log = logging.getLogger(__name__)
-_OURS = {
-    "group.id",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "auto.offset.reset",
-    "enable.idempotence",
-    "isolation.level",
-    "group.protocol",
-    "partition.assignment.strategy",
-}
-
-
-def properties(settings: Settings) -> dict[str, Any]:
-    """What every client of Theon is configured with.
-
-    Raises:
-        InputError: KAFKA_BROKERS is not set, or the file of properties cannot be read.
-    """
-    if settings.kafka_brokers is None:
-        raise InputError(
-            "no Kafka is named",
-            where="KAFKA_BROKERS",
-            next_step="Set it to the brokers, such as KAFKA_BROKERS=127.0.0.1:9092.",
-        )
-    given = _from_file(settings.kafka_properties) if settings.kafka_properties else {}
-    return {
-        "log_level": 2,  # what goes wrong is told in our words, once
-        # A topic that is made, deleted or given more partitions is noticed in this time.
-        "topic.metadata.refresh.interval.ms": 10_000,
-        "reconnect.backoff.max.ms": 2_000,
-        **given,
-        "bootstrap.servers": settings.kafka_brokers.replace(" ", ""),
-        "client.id": settings.kafka_client_id,
-    }
-
-
-def _from_file(path: Path) -> dict[str, str]:
-    where = f"THEON_KAFKA_PROPERTIES ({path})"
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the file cannot be read: {error}",
-            where=where,
-            next_step="Point it to a text file of `name=value` lines.",
-        ) from error
-    found = {}
-    for number, line in enumerate(lines, start=1):
-        name, equals, value = (part.strip() for part in line.partition("="))
-        if not name or name.startswith("#"):
-            continue
-        if not equals or name in _OURS:
-            raise InputError(
-                f"{name!r} is Theon's to set: its offsets rest on it"
-                if equals
-                else "a line without `=`",
-                where=f"{where}, line {number}",
-                next_step="Take the line out." if equals else "Write `name=value`.",
-            )
-        found[name] = value
-    return found
+LOOK_S = 3.0
 
 
 def open_consumer(settings: Settings, **more: Any) -> Consumer:
@@ -108,8 +43,9 @@ def open_consumer(settings: Settings, **more: Any) -> Consumer:
     Raises:
         InputError: a property does not fit.
     """
-    return _opened(
+    return open_client(
         Consumer,
+        settings,
         {
             "session.timeout.ms": 10_000,
             "partition.assignment.strategy": "cooperative-sticky",
@@ -127,71 +63,130 @@ def open_consumer(settings: Settings, **more: Any) -> Consumer:
     )
 
 
-def open_admin(settings: Settings) -> AdminClient:
-    """A client that asks and makes.
+def open_producer(settings: Settings, heard: Heard, **more: Any) -> Producer:
+    """A producer that sends each message once and in order, to all replicas.
 
     Raises:
         InputError: a property does not fit.
     """
-    # A broker that is away is told by the question's own end.
-    return _opened(AdminClient, {**properties(settings), "error_cb": lambda _: None})
+    configuration = {"linger.ms": 5, **properties(settings), "enable.idempotence": True, **more}
+    return open_client(Producer, settings, {**configuration, "error_cb": heard})
 
 
-def _opened(kind: Callable[..., T], configuration: dict[str, Any]) -> T:
-    try:
-        return kind(configuration, logger=_log)
-    except KafkaException as error:
-        raise InputError(
-            f"a property of Kafka's client does not fit: {reason(error)}",
-            where="THEON_KAFKA_PROPERTIES",
-            next_step="Names and values are those of librdkafka's CONFIGURATION.md.",
-        ) from error
+def open_admin(settings: Settings, heard: Heard) -> AdminClient:
+    """A client that asks and makes; `heard` explains why it has no answer.
+
+    Raises:
+        InputError: a property does not fit.
+    """
+    return open_client(AdminClient, settings, {**properties(settings), "error_cb": heard})
 
 
-def reason(error: KafkaException | KafkaError) -> str:
-    """What went wrong, in Kafka's words."""
-    found = error.args[0] if isinstance(error, KafkaException) else error
-    return f"{found.name()}: {found.str()}" if isinstance(found, KafkaError) else str(found)
+def check(settings: Settings) -> None:
+    """Whether all that Theon does with Kafka can begin; asks no broker.
+
+    Raises:
+        InputError: no brokers are named, or a property does not fit.
+    """
+    open_consumer(settings).close()
+    open_producer(settings, Heard(settings))
 
 
-def unavailable(settings: Settings, error: KafkaException) -> UnavailableError:
-    """For whoever waits for an answer of a broker."""
-    return UnavailableError(
-        f"Kafka does not answer: {reason(error)}",
-        where=settings.kafka_brokers or "",
-        next_step="Check that the brokers run and that KAFKA_BROKERS names them.",
-    )
+@dataclass
+class Topics:
+    """Some topics, as far as Theon's user may know of them.
+
+    Attributes:
+        existing: those that exist.
+        ids: of these; empty where the brokers give topics no ids.
+        unread: that may not be read.
+        unwritten: that may not be written to.
+    """
+
+    existing: set[str] = field(default_factory=set)
+    ids: dict[str, str] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
+    unwritten: set[str] = field(default_factory=set)
 
 
-def topic_ids(admin: AdminClient, topics: Iterable[str], *, timeout_s: float) -> dict[str, str]:
-    """The ids of those of the topics that exist; empty where the brokers give topics no ids.
+def describe(admin: AdminClient, topics: Iterable[str], *, timeout_s: float) -> Topics:
+    """Look topics up.
 
     Raises:
         KafkaException: no broker answers.
     """
-    asked = admin.describe_topics(TopicCollection(list(topics)), request_timeout=timeout_s)
-    found = {}
+    asked = admin.describe_topics(
+        TopicCollection(list(topics)),
+        include_authorized_operations=True,
+        request_timeout=timeout_s,
+    )
+    found = Topics()
     for name, answer in asked.items():
         try:
             described = answer.result(timeout_s + 5)
         except KafkaException as error:
-            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                continue
-            raise
+            code = error.args[0].code()
+            if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                found.unread.add(name)
+                found.unwritten.add(name)
+            elif code != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+            continue
+        found.existing.add(name)
         if described.topic_id is not None:
-            found[name] = str(described.topic_id)
+            found.ids[name] = str(described.topic_id)
+        # Brokers without rights tell of none.
+        rights = described.authorized_operations
+        if rights and AclOperation.READ not in rights:
+            found.unread.add(name)
+        if rights and AclOperation.WRITE not in rights:
+            found.unwritten.add(name)
     return found
 
 
-def partitions(admin: AdminClient, topics: Iterable[str]) -> list[Place]:
-    """Every partition of those of the topics that exist.
+def may_join(settings: Settings) -> bool:
+    """Whether Theon's user may read as a member of its group; also where that does not come out.
+
+    Asked as a consumer that never joins, and not by `describe_consumer_groups`: librdkafka aborts
+    the whole process when that is under way while the group's coordinator moves (its issue 4605).
+    """
+    consumer = open_consumer(settings, error_cb=lambda _: None)
+    try:
+        until_s = time.monotonic() + LOOK_S
+        while time.monotonic() < until_s:
+            with suppress(KafkaException):  # what is wrong comes as a message
+                consumer.committed([TopicPartition(CONSUMED[0], 0)], timeout=0.3)
+                break
+            message = consumer.poll(0)
+            failed = message.error() if message is not None else None
+            if failed is not None and failed.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                return False
+        return True
+    finally:
+        consumer.close()
+
+
+def partitions(admin: AdminClient, topics: Iterable[str], heard: Heard) -> list[Place]:
+    """Every partition of those of the topics that exist and that Theon's user may know of.
 
     Raises:
         KafkaException: no broker answers.
     """
     # All topics: a question for one that does not exist could make it.
-    known = admin.list_topics(timeout=ANSWER_S).topics
+    known = _answered(admin, heard).topics
     return [(t, p) for t in topics if t in known for p in sorted(known[t].partitions)]
+
+
+def _answered(admin: AdminClient, heard: Heard) -> ClusterMetadata:
+    """What the cluster is made of; ends early where it is clear that no broker will tell."""
+    until_s = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            return admin.list_topics(timeout=LOOK_S)
+        except KafkaException:
+            admin.poll(0)
+            if heard.refusal or time.monotonic() + LOOK_S > until_s:
+                raise
 
 
 def extents(admin: AdminClient, places: list[Place]) -> dict[Place, Extent]:
@@ -202,7 +197,8 @@ def extents(admin: AdminClient, places: list[Place]) -> dict[Place, Extent]:
     """
     if not places:
         return {}
-    ids = topic_ids(admin, {topic for topic, _ in places}, timeout_s=ANSWER_S)
+    # This question also brings the leaders that the next ones go to up to date.
+    ids = describe(admin, {topic for topic, _ in places}, timeout_s=ANSWER_S).ids
 
     def ask(spec: OffsetSpec) -> dict[Place, int]:
         answers: dict[TopicPartition, Future[Any]] = admin.list_offsets(
@@ -231,40 +227,50 @@ def group_members(admin: AdminClient, group: str) -> tuple[str, list[Member]]:
     Raises:
         KafkaException: no broker answers.
     """
-    until_s = time.monotonic() + ANSWER_S
-    while True:
-        [answer] = admin.describe_consumer_groups([group], request_timeout=ANSWER_S).values()
-        try:
-            found = answer.result(ANSWER_S + 5)
-            break
-        except KafkaException as error:
-            code = error.args[0].code()
-            if code == KafkaError.GROUP_ID_NOT_FOUND:
-                return "no such group", []
-            if code not in _SOON or time.monotonic() > until_s:
-                raise
-            time.sleep(0.2)
+    with warnings.catch_warnings():  # of the newer question; `may_join` says why not that one
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found: list[Any] = admin.list_groups(group, timeout=ANSWER_S)
+    if not found:
+        return "no such group", []
     members = [
-        Member(
-            member.client_id,
-            member.host.lstrip("/"),
-            sorted((p.topic, p.partition) for p in member.assignment.topic_partitions),
-        )
-        for member in found.members
+        Member(member.client_id, member.client_host.lstrip("/"), _assigned(member.assignment))
+        for member in found[0].members
     ]
-    return found.state.name.lower().replace("_", " "), members
+    # "PreparingRebalance"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", found[0].state).lower(), members
+
+
+def _assigned(assignment: bytes) -> list[Place]:
+    """The partitions of a member: Kafka's ConsumerProtocolAssignment, of any version."""
+    found = []
+    at = 2  # behind the version
+
+    def number(kind: str) -> int:
+        nonlocal at
+        at += struct.calcsize(kind)
+        return int(struct.unpack_from(kind, assignment, at - struct.calcsize(kind))[0])
+
+    for _ in range(number(">i") if len(assignment) > at else 0):
+        length = number(">h")
+        topic = assignment[at : at + length].decode()
+        at += length
+        found += [(topic, number(">i")) for _ in range(number(">i"))]
+    return sorted(found)
 
 
 def create_topics(
-    admin: AdminClient, topics: Iterable[str], *, partitions: int, replicas: int
+    admin: AdminClient, topics: Iterable[str], heard: Heard, *, partitions: int, replicas: int
 ) -> list[str]:
     """Make those of the topics that do not exist; returns their names.
+
+    With three replicas or more a message counts as written once two brokers have it.
 
     Raises:
         KafkaException: a topic cannot be made.
     """
-    known = admin.list_topics(timeout=ANSWER_S).topics
-    wanted = [NewTopic(t, partitions, replicas) for t in topics if t not in known]
+    known = _answered(admin, heard).topics
+    config = {"min.insync.replicas": "2"} if replicas > 2 else {}
+    wanted = [NewTopic(t, partitions, replicas, config=config) for t in topics if t not in known]
     made = []
     if wanted:
         for name, answer in admin.create_topics(wanted, request_timeout=ANSWER_S).items():

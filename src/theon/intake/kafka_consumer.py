@@ -26,12 +26,22 @@ from theon.intake.kafka_batches import Checkpoint, Delivery, OvertakenError, Rea
 from theon.intake.kafka_heartbeats import Heartbeat, beat, end
 from theon.intake.kafka_offsets import CutOffError, Move, Place, Position, standings
 from theon.intake.kafka_partitions import Batch, Partitions
+from theon.intake.kafka_properties import properties, reason
+from theon.intake.kafka_refusals import (
+    OF_THE_BROKERS,
+    Heard,
+    RefusedError,
+    in_one_line,
+    missing_rights,
+    topics_named,
+)
 from theon.loops import Loop
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
 CARE_S = 5.0
+LOOK_S = 2.0
 LONGEST_BACKOFF_S = 5.0
 CHUNK = 1_000
 MOST_FAULTS = 20  # in a row; then it is not the messages
@@ -52,7 +62,7 @@ class KafkaConsumer(Loop):
     """A member of the consumer group; use `run`, or `start` and `stop`.
 
     Attributes:
-        state: starting, listening, broker away, database away, failing or stopped.
+        state: starting, listening, broker away, refused, database away, failing or stopped.
         error: why, where it is not listening.
         messages: taken in so far.
     """
@@ -78,7 +88,7 @@ class KafkaConsumer(Loop):
         Raises:
             InputError: no brokers are named, or their properties cannot be read.
         """
-        kafka_client.properties(settings)
+        properties(settings)
         super().__init__("kafka-consumer")
         self._store = store
         self._settings = settings
@@ -87,7 +97,10 @@ class KafkaConsumer(Loop):
         self._checkpoint = checkpoint or (lambda _: None)
         self._group = settings.kafka_group_id
         self._held = Partitions(store, self._group)
-        self._broker_away: str | None = None
+        self._heard = Heard(settings)
+        self._trouble: UnavailableError | None = None
+        self._may_join = True
+        self._kept_out = False
         self._faults = 0
         self._flight: _Flight | None = None
         self._care_at_s = 0.0
@@ -109,7 +122,7 @@ class KafkaConsumer(Loop):
         failures = 0
         while not self._stopping.is_set():
             try:
-                consumer = kafka_client.open_consumer(self._settings, error_cb=self._heard)
+                consumer = kafka_client.open_consumer(self._settings, error_cb=self._hear)
             except TheonError as error:
                 self._note("failing", error)
                 failures += 1
@@ -138,11 +151,11 @@ class KafkaConsumer(Loop):
     def _read(self, consumer: Consumer) -> None:
         consumer.subscribe(
             list(self._topics),
-            on_assign=self._held.given,
+            on_assign=self._given,
             on_revoke=self._held.taken_away,
             on_lost=self._held.taken_away,
         )
-        admin = kafka_client.open_admin(self._settings)
+        admin = kafka_client.open_admin(self._settings, self._heard)
         with ThreadPoolExecutor(1, thread_name_prefix="kafka-intake") as intake:
             while not self._stopping.is_set():
                 if time.monotonic() >= self._care_at_s:
@@ -167,11 +180,15 @@ class KafkaConsumer(Loop):
 
     # -- partitions -----------------------------------------------------------------------
 
+    def _given(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._may_join, self._kept_out = True, False
+        self._held.given(consumer, partitions)
+
     def _settle(self, consumer: Consumer, admin: AdminClient) -> None:
         try:
             self._held.settle(consumer, admin)
         except KafkaException as error:
-            self._note("broker away", error)
+            self._note_trouble(self._explained(admin, error))
         except (TheonError, DBAPIError) as error:
             self._note("database away", error)
         except CutOffError as error:
@@ -179,15 +196,10 @@ class KafkaConsumer(Loop):
 
     def _care(self, consumer: Consumer, admin: AdminClient) -> None:
         """What time brings: a heartbeat, rows that somebody moved, topics that were made anew."""
-        try:
-            ids = kafka_client.topic_ids(admin, self._topics, timeout_s=2.0)
-            self._broker_away = None
-        except KafkaException as error:
-            ids = {}
-            self._broker_away = kafka_client.reason(error)
-        if self._broker_away is not None:
-            self._note("broker away", self._broker_away)
-        elif self.state in ("starting", "broker away"):
+        ids, self._trouble = self._ask(admin)
+        if self._trouble is not None:
+            self._note_trouble(self._trouble)
+        elif self.state in ("starting", "broker away", "refused"):
             self._listening()
         self._held.unsettle(
             consumer,
@@ -215,6 +227,28 @@ class KafkaConsumer(Loop):
                 if place not in found or found[place].next_offset != position.next_offset
             ],
         )
+
+    def _ask(self, admin: AdminClient) -> tuple[dict[str, str], UnavailableError | None]:
+        """The topics' ids, and what keeps the brokers from serving us."""
+        try:
+            topics = kafka_client.describe(admin, self._topics, timeout_s=LOOK_S)
+        except KafkaException as error:
+            return {}, self._explained(admin, error)
+        admin.poll(0)
+        self._heard.forget()
+        self._look_at_group()
+        lacking = missing_rights(self._settings, unread=topics.unread, may_join=self._may_join)
+        return topics.ids, lacking
+
+    def _look_at_group(self) -> None:
+        """Whether we were given the right to join since; the client does not say."""
+        if not self._may_join:
+            before, self._kept_out = self._kept_out, not kafka_client.may_join(self._settings)
+            self._may_join = before and not self._kept_out
+
+    def _explained(self, admin: AdminClient, error: KafkaException) -> UnavailableError:
+        admin.poll(0)  # what it heard waits there
+        return self._heard.explain(error, f"read {topics_named(self._topics)}")
 
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(
@@ -244,7 +278,7 @@ class KafkaConsumer(Loop):
             for message in chunk:
                 failed = message.error()
                 if failed is not None:
-                    self._heard(failed)
+                    self._hear(failed)
                     continue
                 place = (message.topic(), message.partition())
                 if place in self._held.positions:
@@ -255,10 +289,12 @@ class KafkaConsumer(Loop):
                 break
         return batch
 
-    def _heard(self, error: KafkaError) -> None:
+    def _hear(self, error: KafkaError) -> None:
         """What the client says of its own accord; librdkafka tries again by itself."""
-        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
-            self._broker_away = error.str()
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            self._may_join = False  # said once; joining is tried until it succeeds
+        if error.code() in OF_THE_BROKERS:
+            self._heard(error)  # `_care` asks the brokers what is true of it
             self._care_at_s = min(self._care_at_s, time.monotonic() + 1.0)
         elif error.fatal():
             raise KafkaException(error)
@@ -383,23 +419,26 @@ class KafkaConsumer(Loop):
                 continue
             failed = message.error()
             if failed is not None:
-                self._heard(failed)
+                self._hear(failed)
             else:  # all is paused; should one come all the same, it is read again later
                 self._held.unsettle(consumer, [(message.topic() or "", message.partition() or 0)])
 
     # -- how it is ------------------------------------------------------------------------
 
     def _listening(self) -> None:
-        if self._broker_away is None:
+        if self._trouble is None:
             if self.state not in ("starting", "listening"):
                 _log.info("the consumer of Kafka goes on")
             self.state, self.error = "listening", None
 
+    def _note_trouble(self, trouble: UnavailableError) -> None:
+        self._note("refused" if isinstance(trouble, RefusedError) else "broker away", trouble)
+
     def _note(self, state: str, error: object) -> None:
-        what = error.what if isinstance(error, TheonError) else str(error)
+        what = in_one_line(error) if isinstance(error, TheonError) else str(error)
         if isinstance(error, KafkaException):
-            what = kafka_client.reason(error)
-        if state != self.state:
+            what = reason(error)
+        if state != self.state or (state == "refused" and what != self.error):
             _log.warning("the consumer of Kafka waits (%s): %s", state, what)
         self.state, self.error = state, what
 

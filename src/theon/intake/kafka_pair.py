@@ -1,5 +1,6 @@
 """The consumer and the publisher of one process, begun and ended together."""
 
+from theon.intake import kafka_client
 from theon.intake.kafka_consumer import KafkaConsumer
 from theon.intake.kafka_publisher import KafkaPublisher
 from theon.intake.kafka_reader import MessageReader
@@ -22,6 +23,7 @@ class KafkaPair:
         """
         if settings.kafka_campus is not None:
             get_campus(store, settings.kafka_campus)
+        kafka_client.check(settings)
         self.consumer = KafkaConsumer(store, settings, MessageReader(store, settings))
         self.publisher = KafkaPublisher(store, settings)
 

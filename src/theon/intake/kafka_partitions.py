@@ -24,6 +24,7 @@ from theon.intake.kafka_offsets import (
     record,
     settle,
 )
+from theon.intake.kafka_properties import reason
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
@@ -119,7 +120,7 @@ class Partitions:
             except CutOffError as error:
                 cut_off = error
             except KafkaException as error:  # it is not being fetched yet
-                _log.info("%s/%s: %s", *place, kafka_client.reason(error))
+                _log.info("%s/%s: %s", *place, reason(error))
             else:
                 self.positions[place] = position
                 del self.unsettled[place]

@@ -7,7 +7,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from sqlalchemy.exc import DBAPIError
 
 from theon.errors import TheonError, UnavailableError
-from theon.intake.kafka_client import PUBLISHED, properties, reason
+from theon.intake.kafka_client import PUBLISHED, open_producer
+from theon.intake.kafka_properties import properties
+from theon.intake.kafka_refusals import BY_ITSELF, Heard, in_one_line
 from theon.loops import Loop
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -42,10 +44,11 @@ class KafkaPublisher(Loop):
         Raises:
             InputError: no brokers are named, or a property does not fit.
         """
+        properties(settings)
         super().__init__("kafka-publisher")
         self._store = store
         self._settings = settings
-        self._properties = properties(settings)
+        self._heard = Heard(settings)
         self._producer: Producer | None = None
         self.error: str | None = None
 
@@ -65,19 +68,13 @@ class KafkaPublisher(Loop):
             raise UnavailableError(
                 f"{len(waiting) - len(delivered)} announcements were not delivered: {self.error}",
                 where=f"topic {PUBLISHED}",
-                next_step="They are kept and tried again. `theon kafka topics` makes the topic.",
+                next_step="They are kept and tried again.",
             )
         return len(delivered)
 
     def _deliver(self, waiting: list[Announcement]) -> list[Announcement]:
-        producer = self._producer = self._producer or Producer(
-            {
-                **self._properties,
-                "enable.idempotence": True,
-                "delivery.timeout.ms": int(DELIVERY_S * 1000),
-                "linger.ms": 5,
-            },
-            logger=_log,
+        producer = self._producer = self._producer or open_producer(
+            self._settings, self._heard, **{"delivery.timeout.ms": int(DELIVERY_S * 1000)}
         )
         delivered: list[Announcement] = []
 
@@ -85,7 +82,7 @@ class KafkaPublisher(Loop):
             if error is None:
                 delivered.append(announcement)
             else:
-                self.error = reason(error)
+                self.error = self._why(error)
 
         for announcement in waiting:
 
@@ -108,7 +105,13 @@ class KafkaPublisher(Loop):
             self._producer = None
         else:
             self.error = None
+            self._heard.forget()
         return delivered
+
+    def _why(self, error: KafkaError) -> str:
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            return f"there is no such topic. `theon kafka topics create` makes it. {BY_ITSELF}"
+        return in_one_line(self._heard.explain(error, f"write to the topic {PUBLISHED}"))
 
     def run(self) -> None:
         """Publish, until `stop`."""

@@ -11,6 +11,7 @@ from theon.intake import kafka_client
 from theon.intake.gaps import KAFKA_OFFSETS, KeptGap, list_gaps
 from theon.intake.kafka_heartbeats import Heartbeat, consumers
 from theon.intake.kafka_offsets import standings
+from theon.intake.kafka_refusals import Heard, in_one_line, missing_rights
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.outbox import waiting
@@ -49,6 +50,8 @@ class KafkaStatus:
         consumers: that wrote a heartbeat within the hour.
         gaps: offsets that could no longer be read and that nobody has seen to.
         outbox: announcements that wait to be published.
+        outbox_since: when the oldest of them was made.
+        trouble: which rights Theon's user lacks at the brokers, and what to do.
     """
 
     group: str
@@ -60,6 +63,7 @@ class KafkaStatus:
     gaps: list[KeptGap]
     outbox: int
     outbox_since: datetime | None
+    trouble: str | None = None
 
     @property
     def lag(self) -> int:
@@ -74,16 +78,27 @@ def read_status(
 
     Raises:
         InputError: no brokers are named.
-        UnavailableError: brokers or database are away.
+        UnavailableError: brokers or database are away, or refuse (`RefusedError`).
     """
     group = settings.kafka_group_id
-    admin = kafka_client.open_admin(settings)
+    heard = Heard(settings)
+    admin = kafka_client.open_admin(settings, heard)
+    asked = (*topics, kafka_client.PUBLISHED)
     try:
-        places = kafka_client.partitions(admin, topics)
+        places = kafka_client.partitions(admin, topics, heard)
+        described = kafka_client.describe(admin, asked, timeout_s=kafka_client.ANSWER_S)
         extents = kafka_client.extents(admin, places)
         group_state, members = kafka_client.group_members(admin, group)
+        may_join = kafka_client.may_join(settings)
+        lacking = missing_rights(
+            settings,
+            unread=described.unread & set(topics),
+            unwritten=described.unwritten & {kafka_client.PUBLISHED},
+            may_join=may_join,
+        )
     except KafkaException as error:
-        raise kafka_client.unavailable(settings, error) from error
+        admin.poll(0)
+        raise heard.explain(error, "ask how its topics stand") from error
     with store.transaction(Scope.district()) as conn:
         read = standings(conn, group)
         alive = consumers(conn, group)
@@ -103,10 +118,24 @@ def read_status(
                 last_event_at=None if standing is None else standing.last_event_at,
             )
         )
-    missing = [topic for topic in topics if topic not in {p.topic for p in partitions}]
+    # What may not be known of may exist all the same.
+    known = described.existing | described.unread
     return KafkaStatus(
-        group, partitions, missing, group_state, members, alive, found, outbox, outbox_since
+        group,
+        partitions,
+        [topic for topic in asked if topic not in known],
+        group_state if may_join else "not shown to Theon's user",
+        members,
+        alive,
+        found,
+        outbox,
+        outbox_since,
+        None if lacking is None else in_one_line(lacking),
     )
+
+
+_STARTING = "The consumer is starting."
+_NOBODY = "No consumer runs: `theon serve` or `theon kafka consume` would be one."
 
 
 @dataclass(frozen=True)
@@ -139,5 +168,5 @@ def consumer_health(store: Store, settings: Settings) -> ConsumerHealth:
     if "listening" in states:
         return ConsumerHealth("ok", len(alive), states)
     reasons = [consumer.error for consumer in alive if consumer.error]
-    what = reasons[0] if reasons else "no consumer is listening"
+    what = reasons[0] if reasons else _STARTING if alive else _NOBODY
     return ConsumerHealth("fail", len(alive), states, what)

@@ -24,10 +24,12 @@ from theon.intake.delivery_query import (
     total_of,
 )
 from theon.intake.gaps import KeptGap
+from theon.intake.kafka_status import ConsumerHealth, consumer_health
 from theon.intake.letters import LetterGroup, letter_groups
 from theon.intake.replay import Reader, read_mapped
+from theon.settings import Settings
 from theon.web import delivery_letters
-from theon.web.jobs_base import actor_of, change, done, form_of, page, read
+from theon.web.jobs_base import actor_of, change, done, form_of, in_thread, page, read, site_of
 from theon.web.jobs_charts import Columns, columns
 from theon.web.sign_in import require_page
 
@@ -44,13 +46,17 @@ Reading = Annotated[Principal, Depends(require_page(Permission.DELIVERY_READ))]
 Controlling = Annotated[Principal, Depends(require_page(Permission.DELIVERY_CONTROL))]
 
 
-def add_delivery_pages(app: FastAPI, read_letters: Reader = read_mapped) -> None:
+def add_delivery_pages(
+    app: FastAPI, read_letters: Reader = read_mapped, settings: Settings | None = None
+) -> None:
     """Put the pages onto `app`, which has the pages about jobs already.
 
     Args:
         app: the application.
         read_letters: the mappings, for replays.
+        settings: say whether Kafka is read; then the page says what keeps it from that.
     """
+    app.state.delivery_settings = settings
     app.state.delivery_reader = read_letters
     app.include_router(delivery_letters.router)
     app.include_router(router)
@@ -163,6 +169,11 @@ def _add(one: Figures, other: Figures) -> Figures:
 async def delivery_page(request: Request, principal: Reading) -> HTMLResponse:
     """What every source sent today and in the last days, and what needs a person."""
     found = await read(request, principal, lambda conn: read_page(conn, datetime.now(UTC)))
+    settings: Settings | None = request.app.state.delivery_settings
+    kafka = ConsumerHealth("off")
+    if settings is not None:
+        store = site_of(request).store
+        kafka = await in_thread(lambda: consumer_health(store, settings))
     return page(
         request,
         principal,
@@ -170,6 +181,7 @@ async def delivery_page(request: Request, principal: Reading) -> HTMLResponse:
         title="Delivery",
         here="delivery",
         found=found,
+        kafka=kafka,
         days=DAYS,
         part_hours=PART_HOURS,
         spark_hours=SPARK_HOURS,
