@@ -1,7 +1,8 @@
 # Needs Python 3.11 or newer and make; everything else goes into .venv.
 #   make demo    a simulated district, its metrics and the pages
-#   make test    lint, then all tests          make lint    ruff, mypy, import-linter
-#   make docs    the generated pages           make bench   measurements, [PART=kernel]
+#   make test    lint, then tests              make test-slow    those of whole systems
+#   make lint    ruff, mypy, import-linter     make bench   measurements, [PART=kernel]
+#   make docs    the generated pages
 #   make services    what tests need besides Python: MariaDB, Redis, Kafka, Chromium, psql
 
 PYTHON ?= python3
@@ -11,13 +12,16 @@ STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WORKERS ?= 2
 
-.PHONY: demo test services lint bench docs clean
+.PHONY: demo test test-slow services lint bench docs clean
 
 demo: $(STAMPS)/project
 	$(BIN)/theon demo
 
 test: lint $(STAMPS)/test services
-	PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest -n $(WORKERS)
+	PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: $(STAMPS)/test services
+	PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 services:
 	@tools/services install
