@@ -12,9 +12,7 @@ import pyarrow.compute as pc
 from theon.intake.arrivals import ARRIVAL_SCHEMA, ORDINAL, REFUSED_SCHEMA, Arrival, no_refused
 from theon.intake.mapping import load_mapping
 from theon.intake.mapping_checks import AHEAD_S, LINES
-from theon.lake.engine import open_scratch, run_to_arrow
-
-HELD_BYTES = 8 << 20  # of lines that were mapped, until their memory is given back
+from theon.lake.engine import Given, open_scratch, run_to_arrow
 
 _OWN = threading.local()
 _LINE, _DEFAULT_ID, _LATEST = "line", "default_id", "latest"
@@ -58,9 +56,9 @@ def map_lines(lines: pa.Table, mapping: str, *, latest_s: float | None = None) -
     ids = lines[_DEFAULT_ID] if _DEFAULT_ID in lines.column_names else None
     given = pa.table(
         {
-            ORDINAL: lines[ORDINAL].cast(pa.int32()),
+            ORDINAL: lines[ORDINAL],
             _LINE: texts,
-            _DEFAULT_ID: ids.cast(pa.string()) if ids else pa.nulls(lines.num_rows, pa.string()),
+            _DEFAULT_ID: ids or pa.nulls(lines.num_rows, pa.string()),
             _LATEST: pa.repeat(latest_us, lines.num_rows),
         }
     )
@@ -95,27 +93,12 @@ def _run(engine: duckdb.DuckDBPyConnection, lines: pa.Table, name: str, sql: str
 
     To plan it takes longer than to run it over a few lines.
     """
-    # A table of the database, not a view of the arrow table: where a view is made anew, the
-    # statement is planned anew. So is one with a parameter.
-    engine.register("given_", lines)
-    try:
-        engine.execute("INSERT INTO lines_ FROM given_")
-    finally:
-        engine.unregister("given_")
-    execution = f"EXECUTE {name}"
-    try:
-        try:
-            return run_to_arrow(engine, execution)
-        except duckdb.BinderException:
+    given: Given = _OWN.lines
+    with given.holding(lines):
+        if name not in _OWN.prepared:
             engine.execute(f"PREPARE {name} AS {sql}")
-            return run_to_arrow(engine, execution)
-    finally:
-        engine.execute("TRUNCATE lines_")
-        # What was truncated stays in memory until then.
-        _OWN.held_bytes += lines.nbytes
-        if _OWN.held_bytes > HELD_BYTES:
-            engine.execute("CHECKPOINT")
-            _OWN.held_bytes = 0
+            _OWN.prepared.add(name)
+        return run_to_arrow(engine, f"EXECUTE {name}")
 
 
 def _events(found: pa.Table) -> pa.Table:
@@ -175,12 +158,11 @@ def _engine() -> duckdb.DuckDBPyConnection:
     """This thread's engine: to open one takes longer than most batches."""
     if not hasattr(_OWN, "engine"):
         _OWN.engine = open_scratch()
-        _OWN.held_bytes = 0
         _OWN.engine.execute("SET threads = 1")
         # The expressions are written as they are to be run; to plan them anew for every batch, as
         # optimized statements are, takes ten times as long as to map a few lines.
         _OWN.engine.execute("PRAGMA disable_optimizer")
-        columns = ", ".join(f"{name} {kind}" for name, kind in LINES.items())
-        _OWN.engine.execute(f"CREATE TABLE lines_ ({columns})")
+        _OWN.lines = Given(_OWN.engine, "lines_", LINES)
+        _OWN.prepared = set[str]()
     engine: duckdb.DuckDBPyConnection = _OWN.engine
     return engine

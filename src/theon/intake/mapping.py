@@ -157,7 +157,7 @@ def _compile(data: dict[str, Any], fields: tuple[Field, ...], where: str) -> tup
     refused: dict[str, str] = data.get("refused", {})
     queries = []
     for check, more in ((_check_quickly, ("fits",)), (_check_thoroughly, ("reason", "detail"))):
-        steps = Steps("lines_", LINES)
+        steps = Steps("lines_", LINES.names)
         steps.add({"json_line": line_sql(prefix)})
         check(steps, fields, refused, closed=closed)
         # What is JSON only where it is: functions of JSON fail on anything else.

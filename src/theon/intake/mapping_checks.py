@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from theon.intake.arrivals import ORDINAL
 from theon.lake.engine import sql_text
 
@@ -76,9 +78,15 @@ KINDS = {
 SHORT = ("id", "text")  # kinds of texts that have a greatest length
 
 
-# The columns of the table that a mapping reads, and their types. `latest` is the latest time that
-# is believed, epoch µs: a statement with a parameter is planned anew for every execution.
-LINES = {ORDINAL: "INT", "line": "VARCHAR", "default_id": "VARCHAR", "latest": "BIGINT"}
+# What a mapping reads. `latest` is the latest time that is believed, epoch µs: a statement with a
+# parameter is planned anew for every execution.
+_LINES: "list[pa.Field[Any]]" = [
+    pa.field(ORDINAL, pa.int32()),
+    pa.field("line", pa.string()),
+    pa.field("default_id", pa.string()),
+    pa.field("latest", pa.int64()),
+]
+LINES = pa.schema(_LINES)
 
 
 def line_sql(prefix: str) -> str:

@@ -5,7 +5,10 @@ import os
 import shutil
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import psutil
@@ -63,6 +66,39 @@ def open_scratch() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     connection.execute("SET TimeZone = 'UTC'")
     return connection
+
+
+class Given:
+    """A name in SQL under which another Arrow table stands for each run of a statement.
+
+    A statement over a table that is registered anew is planned anew, which takes longer than to run
+    it over a few rows; over this it is planned once.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> None:
+        """Register the name; it stands for no rows until there are some.
+
+        Args:
+            connection: that will run the statements.
+            name: for them.
+            schema: of every table.
+        """
+        self._schema = schema
+        self._table: Any = schema.empty_table()  # pyarrow's stubs do not know the protocol below
+        connection.register(name, self)
+
+    @contextmanager
+    def holding(self, table: pa.Table) -> Iterator[None]:
+        """Let the name stand for a table, whose columns are cast to the schema, in this block."""
+        self._table = table.select(self._schema.names).cast(self._schema)
+        try:
+            yield
+        finally:
+            self._table = self._schema.empty_table()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The rows, for the engine, which asks for each scan."""
+        return self._table.__arrow_c_stream__(requested_schema)
 
 
 def run_to_arrow(connection: duckdb.DuckDBPyConnection, statement: str) -> pa.Table:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 from theon.events.outcomes import FACT_SCHEMA, load_rules
 from theon.events.retractions import named_ids, no_retracted
 from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
-from theon.lake.engine import open_scratch
+from theon.lake.engine import Given, open_scratch
 from theon.outcomes.columns import write_columns
 from theon.outcomes.retracting import locate_retracted, name_retracted, withdraw_facts
 
@@ -134,13 +134,10 @@ def facts_of(events: pa.Table) -> list[tuple[object, ...]]:
     told = outcome_events(events)
     if told.num_rows == 0:
         return []
-    told = told.select(_TOLD.names)
     numbers = load_rules().rules_of(told["event_name"].unique().to_pylist())
-    engine, planned = _engine()
-    engine.register("given_", told)
+    engine, given, planned = _engine()
     rows: list[tuple[object, ...]] = []
-    try:
-        engine.execute("INSERT INTO told_ BY NAME FROM given_").fetchall()
+    with given.holding(told):
         for number in numbers:
             if number not in planned:
                 query = load_rules().facts_sql("told_", [number])
@@ -150,25 +147,19 @@ def facts_of(events: pa.Table) -> list[tuple[object, ...]]:
                 ).fetchall()
                 planned.add(number)
             rows += engine.execute(f"EXECUTE rule_{number}").fetchall()
-    finally:
-        engine.unregister("given_")
-        engine.execute("TRUNCATE told_").fetchall()
     return rows
 
 
-def _engine() -> tuple[duckdb.DuckDBPyConnection, set[int]]:
-    """This thread's engine, and the rules it has a statement for.
+def _engine() -> tuple[duckdb.DuckDBPyConnection, Given, set[int]]:
+    """This thread's engine, what its statements read, and the rules it has one for.
 
-    To make either takes longer than most batches. For a handful of rows, planning is nearly all
+    To make any of it takes longer than most batches. For a handful of rows, planning is nearly all
     there is to do.
     """
     if not hasattr(_OWN, "engine"):
         engine = open_scratch()
         engine.execute("SET threads = 1")
         engine.execute("PRAGMA disable_optimizer")
-        engine.register("none_", _TOLD.empty_table())
-        # A table, not a view of what is given: where a view is made anew, all is planned anew.
-        engine.execute("CREATE TABLE told_ AS FROM none_").fetchall()
-        engine.unregister("none_")
         _OWN.engine, _OWN.planned = engine, set()
-    return _OWN.engine, _OWN.planned
+        _OWN.told = Given(engine, "told_", _TOLD)
+    return _OWN.engine, _OWN.told, _OWN.planned
