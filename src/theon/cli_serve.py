@@ -26,7 +26,7 @@ from theon.web.jobs_pages import add_jobs_pages
 from theon.web.pages import add_pages
 from theon.web.sign_in import add_sign_in_pages
 
-SWITCH_S = 0.0005
+SWITCH_S = 0.002
 
 
 def serve_pages(theon: Theon) -> None:
@@ -59,7 +59,7 @@ def serve_pages(theon: Theon) -> None:
         typer.secho(
             f"Nobody can sign in yet. The first administrator opens, once: {link}", err=True
         )
-    # Who serves a request must not wait the usual 5 ms for each turn while metrics are computed.
+    # Who serves a request must not wait the usual 5 ms for each turn while others are committed.
     sys.setswitchinterval(SWITCH_S)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
     with sock, background, events, writers:
