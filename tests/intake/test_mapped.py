@@ -83,6 +83,7 @@ GOOD = '"id": "e1", "event_name": "x", "occurred_at": "2026-03-01T09:30:00Z"'
         ("null", "not a JSON object", None),
         ('{"event_name": "x"}', "id is missing", None),
         (line(id=None), "id is missing", None),
+        (line(id="retraction:xapi:1"), "id is one of Theon's own", None),
         (line(event_name=None), "event_name is missing", None),
         (line(occurred_at=None), "occurred_at is missing", None),
         (line(occurred_at=1772357400), "occurred_at is of the wrong type", "1772357400"),
