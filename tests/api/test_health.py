@@ -11,6 +11,7 @@ from sqlalchemy import text
 from theon import __version__
 from theon.api.app import create_app
 from theon.errors import UnavailableError
+from theon.intake.gaps import MOODLE_IDS, Gap, accept_gap, list_gaps, notice
 from theon.roster.campuses import add_campus
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -48,6 +49,7 @@ def test_health_is_ok_while_the_database_answers(store: Store) -> None:
         "refreshed_at": "2026-11-15T10:00:00+00:00",
         "events_waiting": 0,
         "oldest_waiting_s": 0.0,
+        "gaps_open": 0,
     }
 
 
@@ -65,6 +67,18 @@ def test_health_tells_of_events_that_wait_for_the_lake(store: Store) -> None:
     body = _get_health(create_app(store)).json()
     assert (body["status"], body["events_waiting"]) == ("ok", 7)
     assert 90 <= body["oldest_waiting_s"] < 200
+
+
+def test_health_counts_gaps_until_somebody_has_seen_to_them(store: Store) -> None:
+    campus = add_campus(store, "lincoln", "Europe/London")
+    with store.transaction(Scope("lincoln")) as conn:
+        notice(conn, campus.id, Gap(MOODLE_IDS, "moodle", "ids are missing", 7, 9, 3))
+    body = _get_health(create_app(store)).json()
+    assert (body["status"], body["gaps_open"]) == ("ok", 1)
+    with store.transaction(Scope("lincoln")) as conn:
+        [gap] = list_gaps(conn)
+        accept_gap(conn, gap.id, "ann", "the table was cleaned")
+    assert _get_health(create_app(store)).json()["gaps_open"] == 0
 
 
 def test_where_kafka_is_to_be_read_and_nobody_does_health_fails(store: Store) -> None:

@@ -18,7 +18,12 @@ State = Literal["ok", "fail"]
 
 
 class Health(BaseModel):
-    """What `/health` answers."""
+    """What `/health` answers.
+
+    Attributes:
+        gaps_open: gaps in deliveries and clocks that are off, which wait for a person; for whoever
+            watches the service from outside.
+    """
 
     status: State
     version: str
@@ -27,6 +32,7 @@ class Health(BaseModel):
     refreshed_at: str | None = None
     events_waiting: int | None = None
     oldest_waiting_s: float | None = None
+    gaps_open: int | None = None
     consumer: str | None = None
     what: str | None = None
 
@@ -64,6 +70,9 @@ def check_health(store: Store, settings: Settings | None = None) -> Health:
                     " clock_timestamp() - min(accepted_at)), 0)::float8 FROM theon.event_journal"
                 )
             ).one()
+            gaps_open = conn.execute(
+                text("SELECT count(*) FROM theon.delivery_gaps WHERE state = 'open'")
+            ).scalar_one()
     except TheonError as error:
         return Health(status="fail", version=__version__, database="fail", what=error.what)
     database_ms = round((time.perf_counter() - begun) * 1000, 1)
@@ -76,6 +85,7 @@ def check_health(store: Store, settings: Settings | None = None) -> Health:
         refreshed_at=refreshed_at.isoformat() if refreshed_at else None,
         events_waiting=waiting[0],
         oldest_waiting_s=round(waiting[1], 1),
+        gaps_open=gaps_open,
         consumer=None if consumer.status == "off" else consumer.status,
         what=consumer.what,
     )
