@@ -184,7 +184,7 @@ def memory() -> list[Line]:
 
 
 def late() -> list[Line]:
-    """A refresh after a thousand late events in fifty hours against a rebuild."""
+    """A refresh after a thousand late events in fifty hours against a rebuild of the activity."""
     prepare(data.EVENTS)
     run("ours_refresh", data.EVENTS)
     rebuild, recent, scattered = best(
@@ -192,11 +192,12 @@ def late() -> list[Line]:
         ("ours_late", data.EVENTS),
         ("ours_late_scattered", data.EVENTS),
     )
+    activity_s = rebuild["seconds"] - rebuild["outcomes_s"]
     return [
         at_most("late", f"refresh after 1,000 late events in {hours}, rebuild", ours, theirs, 0.03)
         for hours, ours, theirs in (
-            ("the last 50 hours", recent["seconds"], rebuild["seconds"]),
-            ("50 hours drawn from 20 weeks", scattered["seconds"], rebuild["seconds"]),
+            ("the last 50 hours", recent["seconds"], activity_s),
+            ("50 hours drawn from 20 weeks", scattered["seconds"], activity_s),
         )
     ]
 
