@@ -160,7 +160,7 @@ zones = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(minutes, hours, zones, st.integers(0, 3), st.integers(-2, 36 * 60))
 def test_fire_times_are_those_of_a_clock_that_is_looked_at_every_minute(
     minute: str, hour: str, timezone: str, change: int, before: int

@@ -460,7 +460,7 @@ def test_no_interleaving_makes_the_ledger_lie(store: Store) -> None:
     run(
         LedgerMachine,
         settings=settings(
-            max_examples=80,
+            max_examples=120,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
