@@ -57,7 +57,7 @@ class LanderProcess(Loop):
                 ours.close()
                 while process.is_alive() and not self._stopping.wait(LOOK_S):
                     pass
-            except OSError as error:
+            except (OSError, EOFError) as error:  # the second, where the server of forks died
                 _log.warning("no process can be started to land events: %s", error)
             finally:
                 ours.close()
