@@ -17,7 +17,7 @@ from theon.errors import ConflictError, InputError, TheonError
 from theon.events import outcomes
 from theon.events.activity import load_rules
 from theon.events.retractions import NAMING_EVENTS
-from theon.intake.json_files import JSON_FORMATS, stage_json
+from theon.intake.json_files import EDX, JSON_FORMATS, stage_json
 from theon.intake.moodle_database import stage_database, stage_database_outcomes
 from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
@@ -244,7 +244,9 @@ def _stages(
         )
     elif source_format in JSON_FORMATS:
         for staged in stage_json(Path(location), source_format, workspace, progress):
-            yield without_reused(lake, settings, campus.slug, staged)
+            # The id of a tracking line is its content, and cannot stand for another one.
+            given = source_format != EDX
+            yield without_reused(lake, settings, campus.slug, staged) if given else staged
     else:
         yield from stage_database(
             location,
