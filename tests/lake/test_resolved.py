@@ -57,6 +57,19 @@ def _row(event: tuple[int, str, str]) -> Row:
     return {"occurred_at": at, "user_id": user, "event_name": name, "origin": "web"}
 
 
+def _append_in_any_order(
+    lake: EventLake, home: Path, rows: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """In two batches, of which the first comes again."""
+    shuffled = data.draw(st.permutations(rows))
+    cut = data.draw(st.integers(1, len(shuffled)))
+    for part in (shuffled[:cut], shuffled[cut:], shuffled[:cut]):
+        if part:
+            full = [{**dict.fromkeys(STAGED.names), **row} for row in part]
+            pq.write_table(pa.Table.from_pylist(full, STAGED), home / "staged")
+            lake.append(home / "staged", "north")
+
+
 @settings(
     max_examples=25,
     deadline=None,
@@ -71,13 +84,7 @@ def test_each_event_is_there_as_often_as_the_road_that_saw_most_of_it(
     chosen = Settings(home=home, postgres_url=None)
     lake = EventLake(chosen)
     rows = _log_rows(log) + _report_rows(course, "6") + _report_rows(site, None)
-    shuffled = data.draw(st.permutations(rows))
-    cut = data.draw(st.integers(1, len(shuffled)))
-    for part in (shuffled[:cut], shuffled[cut:], shuffled[:cut]):
-        if part:
-            full = [{**dict.fromkeys(STAGED.names), **row} for row in part]
-            pq.write_table(pa.Table.from_pylist(full, STAGED), home / "staged")
-            lake.append(home / "staged", "north")
+    _append_in_any_order(lake, home, rows, data)
     with open_engine(chosen) as engine:
         columns = ["occurred_at", "user_id", "event_name", "source", "course_id"]
         query = events_sql(engine, lake.files("north"), [AT // 3600], columns)
@@ -114,13 +121,7 @@ def test_what_is_retracted_is_not_there_and_nothing_comes_in_its_place(
     gone = data.draw(st.lists(st.sampled_from(rows), unique_by=lambda row: row["event_id"]))
     named = pa.Table.from_pylist([{k: r[k] for k in RETRACTED_SCHEMA.names} for r in gone])
     rows += retraction_events(named.cast(RETRACTED_SCHEMA)).to_pylist() if gone else []
-    shuffled = data.draw(st.permutations(rows))
-    cut = data.draw(st.integers(1, len(shuffled)))
-    for part in (shuffled[:cut], shuffled[cut:], shuffled[:cut]):
-        if part:
-            full = [{**dict.fromkeys(STAGED.names), **row} for row in part]
-            pq.write_table(pa.Table.from_pylist(full, STAGED), home / "staged")
-            lake.append(home / "staged", "north")
+    _append_in_any_order(lake, home, rows, data)
     hours = [AT // 3600, AT // 3600 + 1, AT // 3600 + 2]
     columns = ["event_name", "event_id"]
     with open_engine(chosen) as engine:
