@@ -222,6 +222,15 @@ def school(store: Store, store_settings: Settings) -> School:
 # -- what a page says ----------------------------------------------------------------------
 
 
+def told(html: str) -> str:
+    """All that a page tells, in small letters; without its numbers drawn at random.
+
+    Those may contain any short word, a campus's name among them.
+    """
+    drawn = r'\bnonce="[^"]*"|\bname="(?:csrf_token|once)" value="[^"]*"'
+    return re.sub(drawn, "", html).lower()
+
+
 def rows_of(html: str) -> list[int]:
     """The ids of the jobs in the table, in order."""
     return [int(found) for found in re.findall(r'<tr id="job-(\d+)"', html)]
