@@ -90,8 +90,11 @@ def fires(cron: str, timezone: str, after: datetime) -> Iterator[datetime]:
     after = after.astimezone(UTC)
     minute, hour = cron.split()[:2]
     follows_clock = minute.startswith("*") or hour.startswith("*")
-    # A local time before `after` may come a second time after it.
-    start = after.astimezone(zone).replace(tzinfo=None) - LONGEST_REPEAT
+    local = after.astimezone(zone)
+    start = local.replace(tzinfo=None)
+    if (after + LONGEST_REPEAT).astimezone(zone).utcoffset() != local.utcoffset():
+        # The clock is put back soon: a local time before `after` may come a second time after it.
+        start -= LONGEST_REPEAT
     moments = (_followed if follows_clock else _named)(_simulate(cron, start), zone)
     # Two times inside one skipped hour fire together: once.
     return (moment for moment, _ in groupby(moments) if moment > after)
