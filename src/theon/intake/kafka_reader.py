@@ -24,7 +24,7 @@ from theon.intake.arrivals import (
 from theon.intake.kafka_batches import Batch, Delivery
 from theon.intake.kafka_offsets import Place, Position
 from theon.intake.mapped import read_arrival
-from theon.lake.engine import open_scratch
+from theon.lake.engine import open_single
 from theon.roster.campuses import Campus, list_campuses
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -94,8 +94,7 @@ class MessageReader:
         self._store = store
         self._default = settings.kafka_campus
         self._campuses: dict[str, Campus] = {}
-        self._engine: duckdb.DuckDBPyConnection = open_scratch()
-        self._engine.execute("SET threads = 1")
+        self._engine: duckdb.DuckDBPyConnection = open_single()
 
     def read(
         self, batch: Batch, positions: Mapping[Place, Position], fault: str | None = None

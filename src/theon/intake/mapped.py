@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from theon.intake.arrivals import ARRIVAL_SCHEMA, ORDINAL, REFUSED_SCHEMA, Arrival, no_refused
 from theon.intake.mapping import load_mapping
 from theon.intake.mapping_checks import AHEAD_S, LINES
-from theon.lake.engine import Given, open_scratch, run_to_arrow
+from theon.lake.engine import Given, open_single, run_to_arrow
 
 _OWN = threading.local()
 _LINE, _DEFAULT_ID, _LATEST = "line", "default_id", "latest"
@@ -157,8 +157,7 @@ def _as_text(lines: "pa.ChunkedArray[Any] | pa.Array[Any]", engine: Any) -> Any:
 def _engine() -> duckdb.DuckDBPyConnection:
     """This thread's engine: to open one takes longer than most batches."""
     if not hasattr(_OWN, "engine"):
-        _OWN.engine = open_scratch()
-        _OWN.engine.execute("SET threads = 1")
+        _OWN.engine = open_single()
         # The expressions are written as they are to be run; to plan them anew for every batch, as
         # optimized statements are, takes ten times as long as to map a few lines.
         _OWN.engine.execute("PRAGMA disable_optimizer")

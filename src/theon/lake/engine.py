@@ -17,6 +17,7 @@ import pyarrow as pa
 from theon.settings import Settings
 
 _MAKING = threading.Lock()
+_SCRATCH: dict[int, duckdb.DuckDBPyConnection] = {}  # of each process, by its id
 # Said of `run_to_arrow`. A relation of a statement that is no SELECT copies its rows as well.
 warnings.filterwarnings("ignore", "Arrow output on a DB-API result")
 
@@ -62,10 +63,28 @@ def _spill_folder(root: Path) -> Path:
 
 
 def open_scratch() -> duckdb.DuckDBPyConnection:
-    """Open a small in-memory DuckDB, in UTC, to sort or format rows that are in memory anyway."""
-    connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+    """Open a connection, in UTC, to sort or format rows that are in memory anyway.
+
+    All of a process are connections to one in-memory DuckDB: to open one takes 0.4 ms, and a DuckDB
+    of its own 20. So no caller may change a setting that is not of its session.
+    """
+    pid = os.getpid()  # a forked process has none of the threads of the DuckDB it came with
+    with _MAKING:
+        if pid not in _SCRATCH:
+            _SCRATCH[pid] = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+        connection = _SCRATCH[pid].cursor()
     connection.execute("SET TimeZone = 'UTC'")
     return connection
+
+
+def open_single() -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB of its own, in UTC and with one thread.
+
+    For statements over a handful of rows that are planned once and run again and again.
+    """
+    return duckdb.connect(
+        config={"autoinstall_known_extensions": "false", "threads": "1", "TimeZone": "UTC"}
+    )
 
 
 class Given:

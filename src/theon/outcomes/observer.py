@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 from theon.events.outcomes import FACT_SCHEMA, load_rules
 from theon.events.retractions import named_ids, no_retracted
 from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
-from theon.lake.engine import Given, open_scratch
+from theon.lake.engine import Given, open_single
 from theon.outcomes.columns import write_columns
 from theon.outcomes.retracting import locate_retracted, name_retracted, withdraw_facts
 
@@ -157,8 +157,7 @@ def _engine() -> tuple[duckdb.DuckDBPyConnection, Given, set[int]]:
     there is to do.
     """
     if not hasattr(_OWN, "engine"):
-        engine = open_scratch()
-        engine.execute("SET threads = 1")
+        engine = open_single()
         engine.execute("PRAGMA disable_optimizer")
         _OWN.engine, _OWN.planned = engine, set()
         _OWN.told = Given(engine, "told_", _TOLD)
