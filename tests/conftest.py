@@ -1,11 +1,15 @@
 """Fixtures that several rooms use: a real PostgreSQL and a clean store for each test."""
 
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
+from pydantic import AliasChoices
 from sqlalchemy import text
 
 from tests.skipping import NO_DATA, pytest_runtest_makereport, pytest_terminal_summary
@@ -18,6 +22,12 @@ _OWN_FOLDER = pytest.StashKey[Path]()
 
 # Tests may lose their data, so they need not wait for the disk.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+ONE_HOUR_MARGIN_S = 60.0
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+# An example that takes long says that the machine is busy, not that anything is wrong.
+hypothesis_settings.register_profile("theon", hypothesis_settings.default, deadline=None)
+hypothesis_settings.load_profile("theon")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,6 +40,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="theon-tests-")
         config.stash[_OWN_FOLDER] = Path(config.option.basetemp)
+    _forget_the_environment()
+
+
+def _forget_the_environment() -> None:
+    """Take away what is set on somebody's machine: a test says itself what it is to run with."""
+    for field in Settings.model_fields.values():
+        if isinstance(field.validation_alias, AliasChoices):
+            for name in field.validation_alias.choices:
+                os.environ.pop(str(name), None)
+    for name in PROXIES:
+        os.environ.pop(name, None)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -96,6 +117,17 @@ def store(shared_store: Store) -> Store:
             " VALUES ('district', 'District', 'UTC')"
         )
     return shared_store
+
+
+@pytest.fixture
+def in_one_hour() -> None:
+    """Begin where the hour, and so the day and the week too, does not end for a minute.
+
+    For tests of what is counted by the hour of the database's clock, or is of today.
+    """
+    left_s = 3600.0 - time.time() % 3600.0
+    if left_s < ONE_HOUR_MARGIN_S:
+        time.sleep(left_s + 0.1)
 
 
 @pytest.fixture(scope="session")
