@@ -142,7 +142,8 @@ def test_the_commands_for_your_moodle_run_on_a_small_log(
     assert said["metrics verify"].strip() == "7 rows compared, 0 differ"
     assert len(said["metrics list"].splitlines()) == 7
     assert "lincoln\tEurope/London" in said["campus list"]
-    assert "fail" not in said["doctor"]
+    # The folder that it names has a random name, which may spell any short word.
+    assert not [line for line in said["doctor"].splitlines() if line.startswith("fail")]
 
 
 def test_the_readme_quotes_the_last_measurements(readme: str):
