@@ -119,6 +119,7 @@ def test_another_campus_is_not_there(service: Service) -> None:
     assert service.root.get(f"{API}/gaps").json()["gaps"][0]["state"] == "open"
 
 
+@pytest.mark.usefixtures("in_one_hour")
 def test_figures_add_up(service: Service) -> None:
     send(service, "oak", {"id": "a", "at": AT}, {"id": "b", "at": AT})
     send(service, "oak", {"id": "a", "at": AT}, {"ident": "c", "at": AT})

@@ -32,7 +32,7 @@ STREAM = "/api/v1/stream"
 
 
 @pytest.fixture
-def hub(service: Service) -> LiveHub:
+def hub(service: Service, in_one_hour: None) -> LiveHub:
     hub = LiveHub(service.store)
     add_live_api(service.app, hub)
     ensure_tables(service.store, load_catalog())

@@ -24,12 +24,18 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def theon(environment: dict[str, str]) -> Run:
+def program() -> list[str]:
+    """How `theon` is started."""
+    return COMMAND
+
+
+@pytest.fixture(scope="module")
+def theon(environment: dict[str, str], program: list[str]) -> Run:
     """`theon("campus", "list")` and what came out of it; `env` adds to the environment."""
 
     def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *arguments],
+            [*program, *arguments],
             env=environment | (env or {}),
             capture_output=True,
             text=True,

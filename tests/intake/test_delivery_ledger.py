@@ -68,7 +68,8 @@ def test_figures_of_a_source_add_up_and_name_reasons(store: Store, lincoln: str)
 
 def test_figures_by_hour_and_day_agree_with_the_total(store: Store, lincoln: str) -> None:
     send(store, lincoln, [{"id": "a", "at": NOW_S}])
-    begin, end = day_of(datetime.now(UTC))
+    [(hour,)] = sql(store, "SELECT hour FROM theon.delivery_counts")
+    begin, end = day_of(hour)
     sql(
         store,
         "INSERT INTO theon.delivery_counts (campus_id, source, hour, received, accepted, last_at)"
@@ -159,6 +160,7 @@ class Context:
         return self.store.transaction(Scope(self.campus))
 
 
+@pytest.mark.usefixtures("in_one_hour")
 def test_retention_removes_what_is_old_and_keeps_what_waits(
     store: Store, lincoln: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -328,8 +328,9 @@ def test_a_run_by_hand_is_one_more(store: Store) -> None:
 def test_what_comes_and_what_was_is_shown(store: Store) -> None:
     """Next fire times, the last runs with the states of their jobs, how many were missed."""
     bench = Bench(store, replace(HOURLY, summary="Count up."))
-    bench.do("UPDATE theon.job_schedules SET seen_until = clock_timestamp()")
     now = bench.do("SELECT date_trunc('hour', clock_timestamp())")[0][0].astimezone(UTC)
+    seen_until = now + timedelta(minutes=1)
+    bench.do("UPDATE theon.job_schedules SET seen_until = :at", at=seen_until)
     for hours in (1, 4):
         bench.clock.now = now + timedelta(hours=hours)
         bench.scheduler.tick()

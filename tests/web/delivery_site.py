@@ -92,12 +92,13 @@ class DeliverySite:
 
     def fill(self) -> None:
         """A week of three sources, one of them with a name that wants to be more."""
+        hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
         for n, (campus, source) in enumerate(
             [("oak", "http:lms"), ("oak", f"kafka:{EVIL}"), ("elm", "file:moodle-logstore")]
         ):
             self.send(campus, {"id": "a", "at": AT}, {"id": "b", "at": AT}, source=source)
             self.send(campus, {"id": "a", "at": AT}, EVIL.encode(), {"x": EVIL * n}, source=source)
-            self._past(campus, source, 900 + 700 * n)
+            self._past(campus, source, 900 + 700 * n, hour)
         self.gap("oak", f"The site has 2 log rows that are missing here. {EVIL}")
         with self.store.transaction(Scope("elm")) as conn:
             own = get_campus(self.store, "elm").id
@@ -107,8 +108,8 @@ class DeliverySite:
         self.clock("oak", "http:lms", 3 * 3600 - 7)
         self.clock("oak", f"kafka:{EVIL}", -19_800)
 
-    def _past(self, campus: str, source: str, events: int) -> None:
-        hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    def _past(self, campus: str, source: str, events: int, hour: datetime) -> None:
+        """What came in the hours before this one, which is that of the first sending or later."""
         rows = [
             {
                 "campus": campus,
