@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -30,9 +29,10 @@ from confluent_kafka.admin import (
     NewTopic,
 )
 
+from tests.ports import held_port
 from theon.errors import UnavailableError
 
-START_S = 60.0
+START_S = 180.0
 CONTROLLER = "CONTROLLER"
 SERVICES = Path(__file__).resolve().parents[1] / "tools" / "services"
 # For a broker of a minute: a small heap, and no compiler that takes the cores from others.
@@ -139,9 +139,13 @@ class KafkaBroker:
         # The first byte is zero, for an id that begins with a dash is read as an option.
         self._id = urlsafe_b64encode(bytes(1) + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         names = [*(listener.name for listener in listeners), CONTROLLER]
-        ports = iter(_free_ports(nodes * len(names)))
+        self._held = ExitStack()
         self._nodes = {
-            number: _Node(number, self.folder / str(number), {name: next(ports) for name in names})
+            number: _Node(
+                number,
+                self.folder / str(number),
+                {name: self._held.enter_context(held_port()) for name in names},
+            )
             for number in range(1, nodes + 1)
         }
         for node in self._nodes.values():
@@ -259,7 +263,7 @@ class KafkaBroker:
         running = {n.number for n in self._nodes.values() if n.process is not None}
         while time.monotonic() < until_s and node.process and node.process.poll() is None:
             with suppress(KafkaException):
-                if running <= set(own.list_topics(timeout=1).brokers):
+                if running <= set(own.list_topics(timeout=5).brokers):
                     return
             time.sleep(0.1)
         said = (node.folder / "server.log").read_text(errors="replace")[-2000:]
@@ -311,6 +315,7 @@ class KafkaBroker:
     def close(self) -> None:
         """End it and remove its data."""
         self.kill()
+        self._held.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __exit__(
@@ -320,11 +325,3 @@ class KafkaBroker:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as open_:
-        sockets = [open_.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]

@@ -2,17 +2,18 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from types import TracebackType
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
+from tests.ports import held_port
 
-START_S = 20.0
+START_S = 60.0
 
 
 class RedisServer:
@@ -24,9 +25,8 @@ class RedisServer:
             pytest.skip("redis-server is not installed (tools/services install redis)")
         self._program = program
         self._folder = tempfile.mkdtemp(prefix="theon-redis-")
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port: int = sock.getsockname()[1]
+        self._held = ExitStack()
+        self.port = self._held.enter_context(held_port())
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -34,7 +34,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> Redis:
-        return Redis.from_url(self.url, socket_timeout=5)
+        return Redis.from_url(self.url, socket_timeout=START_S)
 
     def start(self) -> None:
         options = f"--port {self.port} --bind 127.0.0.1 --appendonly no --dir {self._folder}"
@@ -97,4 +97,5 @@ class RedisServer:
         trace: TracebackType | None,
     ) -> None:
         self.kill()
+        self._held.close()
         shutil.rmtree(self._folder, ignore_errors=True)

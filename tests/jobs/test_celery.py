@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import httpx
 import pytest
 from tests.jobs.redis_server import RedisServer
+from tests.ports import held_port
 
 from theon.cli_worker import run_worker, worker
 from theon.errors import InputError, UnavailableError
@@ -89,6 +89,12 @@ def consumer(redis: RedisServer, inbox: Inbox) -> Iterator[CeleryConsumer]:
     consumer.start()
     yield consumer
     consumer.stop()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with held_port() as port:
+        yield port
 
 
 def arrives(delivery: CeleryDelivery, inbox: Inbox, job_id: int) -> None:
@@ -235,12 +241,9 @@ def test_a_password_is_never_shown():
 
 
 def test_a_worker_that_is_asked_to_drain_ends_as_at_sigterm(
-    redis: RedisServer, inbox: Inbox, store: Store, store_settings: Settings
+    redis: RedisServer, inbox: Inbox, port: int, store: Store, store_settings: Settings
 ):
     """It hears no new messages first, so that none comes to a supervisor that takes no more."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
     update = {"redis_url": redis.url, "worker_port": port, "drain_s": 1.0}
     inbox.asked_to_drain = True
     inbox.state = "stopped"  # it had nothing to do, so it ended before the worker looked
@@ -250,19 +253,16 @@ def test_a_worker_that_is_asked_to_drain_ends_as_at_sigterm(
 
 
 def test_a_worker_tells_its_health_and_drains_at_sigterm(
-    redis: RedisServer, inbox: Inbox, store: Store, store_settings: Settings
+    redis: RedisServer, inbox: Inbox, port: int, store: Store, store_settings: Settings
 ):
     """200 while it hears, 503 while Redis is away; SIGTERM drains before it stops."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
     update = {"redis_url": redis.url, "worker_port": port, "drain_s": 1.0}
     settings = store_settings.model_copy(update=update)
     seen: list[httpx.Response] = []
 
     def status(wanted: int) -> bool:
         try:
-            seen.append(httpx.get(f"http://127.0.0.1:{port}/health", timeout=5))
+            seen.append(httpx.get(f"http://127.0.0.1:{port}/health", timeout=WAIT_S))
         except httpx.TransportError:
             return False
         return seen[-1].status_code == wanted

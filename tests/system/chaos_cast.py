@@ -2,18 +2,18 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 
 import psutil
 
 from tests.jobs.redis_server import RedisServer
+from tests.ports import held_port
 from tests.system import chaos_dispatcher, chaos_worker
 from theon.store import postmaster
 
@@ -105,12 +105,6 @@ def _is_postgres(process: psutil.Process) -> bool:
         return True
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 class Cast:
     """Workers, dispatchers, Redis and PostgreSQL of one run."""
 
@@ -119,13 +113,15 @@ class Cast:
         self.redis_back_s: float | None = None
         self.redis_thaw_s: float | None = None
         self._data = home / "postgres" / "data"
+        self._held = ExitStack()
+        ports = [self._held.enter_context(held_port()) for _ in range(3)]
         self.workers = [
             Member(
                 f"worker {n}",
-                [chaos_worker.__file__, str(home), redis.url, str(free_port()), str(SLOTS)],
+                [chaos_worker.__file__, str(home), redis.url, str(port), str(SLOTS)],
                 folder / f"worker-{n}.log",
             )
-            for n in range(3)
+            for n, port in enumerate(ports)
         ]
         self.dispatchers = [
             Member(
@@ -215,3 +211,4 @@ class Cast:
     def end(self) -> None:
         for member in self.members:
             member.end()
+        self._held.close()

@@ -1,16 +1,18 @@
 """A running `theon serve` and the store behind it."""
 
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 from tests.browser import wait_for
+from tests.ports import held_port
 
 from theon.bootstrap import Theon
 from theon.settings import Settings
@@ -30,16 +32,18 @@ def home_settings(home: Path) -> Settings:
 
 @contextmanager
 def serving(theon: Theon) -> Iterator[Site]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with held_port() as port, tempfile.TemporaryFile() as said:
+        yield from _serving(theon, port, said)
+
+
+def _serving(theon: Theon, port: int, said: IO[bytes]) -> Iterator[Site]:
     environment = os.environ | {"THEON_HOME": str(theon.settings.home_dir), "PORT": str(port)}
     command = [sys.executable, "-c", "from theon.cli import main; main()", "serve"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=environment, stderr=said)
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, said.seek(0) or said.read()
         try:
             return httpx.get(f"{url}/health", trust_env=False).status_code == 200
         except httpx.TransportError:
@@ -50,4 +54,4 @@ def serving(theon: Theon) -> Iterator[Site]:
         yield Site(url, theon)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
