@@ -156,6 +156,10 @@ class Shop:
             )
         ]
 
+    def let_go(self) -> None:
+        """Let the jobs that hold go on."""
+        kinds_for_tests.gate(str(self.notes_path)).touch()
+
     def notes(self, count: int = 1) -> list[dict[str, Any]]:
         """What jobs noted, once there are `count` notes."""
 

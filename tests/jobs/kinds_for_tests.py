@@ -17,6 +17,7 @@ from theon.jobs.kinds import Backoff, Kinds, job
 
 SOURCE = "tests.jobs.kinds_for_tests:kinds"
 AT_ONCE = Backoff(first_s=0.0, jitter=0.0)
+BRIEF_S = 2.0  # in which a job on a busy machine still comes to note something
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,17 @@ class Answer:
 def note(args: Step, **what: Any) -> None:
     with Path(args.notes).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"pid": os.getpid(), **what}) + "\n")
+
+
+def gate(notes: str) -> Path:
+    """The file that lets jobs with these notes go on."""
+    return Path(notes + ".gate")
+
+
+def hold(args: Step) -> None:
+    """Wait until the test lets this job go on."""
+    while not gate(args.notes).exists():
+        time.sleep(0.02)
 
 
 @job("try.answer", queue="try")
@@ -72,21 +84,23 @@ def context(ctx: Any, args: Step) -> dict[str, Any]:
 
 @job("try.wait", queue="try", timeout_s=60, backoff=AT_ONCE)
 def wait(ctx: Any, args: Step) -> str:
-    """Note the process, tell progress, wait."""
+    """Note the process, tell progress, wait: so many seconds or, as `how` says, for the test."""
     note(args, n=args.n, attempt=ctx.attempt)
     ctx.progress(1, 4, f"step {args.n}")
+    if args.how == "hold":
+        hold(args)
     time.sleep(args.seconds)
     return "waited"
 
 
-@job("try.brief", queue="try", timeout_s=0.6, max_attempts=1)
+@job("try.brief", queue="try", timeout_s=BRIEF_S, max_attempts=1)
 def brief(ctx: Any, args: Step) -> None:
     """Take longer than it may."""
     note(args)
     time.sleep(60)
 
 
-@job("try.stubborn", queue="try", timeout_s=0.6, max_attempts=1)
+@job("try.stubborn", queue="try", timeout_s=BRIEF_S, max_attempts=1)
 def stubborn(ctx: Any, args: Step) -> None:
     """Take longer than it may, and swallow the request to end."""
     note(args)
@@ -193,17 +207,17 @@ def effect(ctx: Any, args: Step) -> None:
         )
         note(args)
         if args.how == "late":
-            time.sleep(args.seconds)
+            hold(args)
         ctx.finish(conn, {"n": args.n})
         if args.how == "rollback":
             raise TransientError("after the finish, before the commit")
         if args.how == "hold":
-            time.sleep(args.seconds)  # the row of the job stays locked
+            hold(args)  # the row of the job stays locked
     if args.how == "long":
         time.sleep(args.seconds)
 
 
-@job("try.parent", queue="try", timeout_s=1, max_attempts=1)
+@job("try.parent", queue="try", timeout_s=BRIEF_S, max_attempts=1)
 def parent(ctx: Any, args: Step) -> None:
     """Start a program that would outlive the job."""
     program = subprocess.Popen(["sleep", "300"])

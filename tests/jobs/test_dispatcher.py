@@ -198,15 +198,17 @@ def test_a_dispatcher_that_is_frozen_in_its_turn_loses_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only one hands out at a time; the others do not wait for one that does not go on."""
-    monkeypatch.setattr(ledger, "IDLE_S", 0.5)
     add_worker(store, slots=1)
     add(store, "test.nothing", 1)
     kept = Kept()
+    with ledger.turn(store) as held:
+        assert _alone(held)
+        assert Dispatcher(store, KINDS, kept).tick() == 0
+    monkeypatch.setattr(ledger, "IDLE_S", 0.5)
 
     def freeze() -> None:
         with ledger.turn(store) as frozen:
             assert _alone(frozen)
-            assert Dispatcher(store, KINDS, kept).tick() == 0
             until = time.monotonic() + 30
             while not kept.sent and time.monotonic() < until:
                 Dispatcher(store, KINDS, kept).tick()

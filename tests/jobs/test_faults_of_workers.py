@@ -15,9 +15,10 @@ import pytest
 from sqlalchemy import Connection
 from tests.jobs import worker_for_tests
 from tests.jobs.conftest import DISTRICT, LIMIT_S, Shop, alive, until
+from tests.jobs.kinds_for_tests import BRIEF_S
 
 from theon.errors import UnavailableError
-from theon.jobs import clerk, ledger
+from theon.jobs import clerk, ledger, supervisor
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
@@ -39,13 +40,16 @@ class TestLimits:
     def test_time(self, shop: Shop, sibling: int) -> None:
         row = shop.ended(shop.run("try.brief"))
         assert (row.state, row.error_kind) == ("failed", "TimeLimit")
-        assert row.reason == row.error == "took longer than its 0.6 s"
+        assert row.reason == row.error == f"took longer than its {BRIEF_S:g} s"
         until(lambda: not alive(shop.notes(2)[1]["pid"]), "its process is gone")
 
-    def test_time_of_a_job_that_swallows_the_request_to_end(self, shop: Shop, sibling: int) -> None:
+    def test_time_of_a_job_that_swallows_the_request_to_end(
+        self, shop: Shop, sibling: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """SIGTERM first, so that it may clean up; then SIGKILL."""
+        monkeypatch.setattr(supervisor, "KILL_AFTER_S", BRIEF_S)
         row = shop.ended(shop.run("try.stubborn"))
-        assert row.reason == "took longer than its 0.6 s"
+        assert row.reason == f"took longer than its {BRIEF_S:g} s"
         notes = shop.notes(3)
         assert notes[2] == {"pid": notes[1]["pid"], "swallowed": True}
         assert not alive(notes[1]["pid"])
@@ -131,10 +135,10 @@ class TestChildrenThatDie:
     def test_frozen(self, shop: Shop, sibling: int) -> None:
         """A child that is stopped in the middle does not hold up the worker."""
         job_id = shop.put("try.wait", seconds=60, n=1)
-        shop.do("UPDATE theon.jobs SET timeout_s = 1, max_attempts = 1 WHERE id = :id", id=job_id)
+        shop.do("UPDATE theon.jobs SET timeout_s = 2, max_attempts = 1 WHERE id = :id", id=job_id)
         shop.dispatch([job_id])
         os.kill(shop.notes(2)[1]["pid"], signal.SIGSTOP)
-        assert shop.ended(job_id).reason == "took longer than its 1 s"
+        assert shop.ended(job_id).reason == "took longer than its 2 s"
 
     def test_frozen_while_it_is_given_a_large_job(self, shop: Shop, sibling: int) -> None:
         """Nobody reads the other end of the pipe; the worker writes on when somebody does."""
@@ -151,13 +155,15 @@ class TestChildrenThatDie:
 def test_when_the_server_of_forks_is_killed_jobs_go_on_in_new_children(shop: Shop) -> None:
     """What ran is lost with it and comes back; the worker goes on."""
     shop.open(slots=2)
-    job_id = shop.put("try.wait", seconds=3, n=1)
+    job_id = shop.put("try.wait", how="hold", n=1)
     shop.dispatch([job_id])
     (note,) = shop.notes(1)
     parent = psutil.Process(note["pid"]).parent()
     assert parent is not None
     assert parent.pid != os.getpid()
     parent.kill()
+    until(lambda: not alive(note["pid"]), "what ran is lost")
+    shop.let_go()
     (row,) = shop.settle(job_id)
     assert (row.state, row.result, row.lost) == ("completed", "waited", 1)
 
@@ -250,11 +256,13 @@ class TestWithoutTheDatabase:
         return away
 
     def test_an_outcome_is_told_when_it_is_back(self, shop: Shop, away: threading.Event) -> None:
-        shop.open()
-        job_id = shop.run("try.wait", seconds=1, n=1)
+        worker = shop.open()
+        job_id = shop.run("try.wait", how="hold", n=1)
         shop.notes(1)
         away.set()
-        time.sleep(3)
+        shop.let_go()
+        until(lambda: worker.busy == 0, "the attempt is over")
+        time.sleep(1.0)  # in which somebody tries in vain to tell it
         assert shop.row(job_id).state == "running"
         away.clear()
         row = shop.ended(job_id)
@@ -310,7 +318,7 @@ class TestWithoutTheDatabase:
 def test_a_job_whose_row_is_locked_does_not_keep_its_siblings_from_renewing(shop: Shop) -> None:
     """A job that commits its effect with its finish holds its row until the commit."""
     shop.open(slots=2)
-    holds = shop.run("try.effect", n=1, how="hold", seconds=6)
+    holds = shop.run("try.effect", n=1, how="hold")
     renewed = shop.run("try.wait", seconds=60, n=2)
     shop.notes(2)
     time.sleep(1.0)
@@ -321,4 +329,5 @@ def test_a_job_whose_row_is_locked_does_not_keep_its_siblings_from_renewing(shop
     before = lease()
     until(lambda: lease() > before, "the sibling's lease is renewed")
     assert shop.row(holds).state == "running"
+    shop.let_go()
     assert shop.ended(holds).state == "completed"

@@ -8,7 +8,7 @@ import pytest
 from tests.jobs import kinds_for_tests
 from tests.jobs.conftest import LIMIT_S, Shop, alive, until
 
-from theon.jobs import admin, ledger, supervisor
+from theon.jobs import admin, inbox, ledger, supervisor
 from theon.jobs.context import as_json
 from theon.jobs.errors import PermanentError
 from theon.jobs.kinds import Kinds
@@ -200,6 +200,13 @@ def test_a_message_with_a_spent_token_begins_nothing(shop: Shop) -> None:
     assert shop.outcomes(job_id) == ["completed"]
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a slot is not given back while a busy machine takes its time."""
+    monkeypatch.setattr(inbox, "KEPT_S", LIMIT_S)
+
+
+@pytest.mark.usefixtures("patient")
 def test_messages_beyond_the_slots_wait_and_are_not_begun(shop: Shop) -> None:
     """Their dispatch lease brings them back while another worker may be free."""
     worker = shop.open()
@@ -234,9 +241,10 @@ class TestFinishWithAnEffect:
 
     def test_neither_is_by_an_attempt_that_lost_its_job(self, shop: Shop) -> None:
         shop.open()
-        job_id = shop.run("try.effect", n=5, how="late", seconds=0.5)
+        job_id = shop.run("try.effect", n=5, how="late")
         shop.notes(1)
         shop.do("UPDATE theon.jobs SET token = token + 1 WHERE id = :id", id=job_id)
+        shop.let_go()
         shop.settle(shop.run("try.nothing"))
         assert self.effects(shop) == []
         assert shop.row(job_id).state == "running"  # whoever has the new token
@@ -309,15 +317,17 @@ class TestTheWorkersRow:
 class TestDrain:
     """No new work; running jobs get their time; the rest goes back with nothing lost."""
 
+    @pytest.mark.usefixtures("patient")
     def test_running_jobs_may_end_and_waiting_ones_go_back_at_once(self, shop: Shop) -> None:
         worker = shop.open(drain_s=LIMIT_S)
-        running = shop.run("try.wait", seconds=2, n=1)
+        running = shop.run("try.wait", how="hold", n=1)
         shop.notes(1)
         waiting = shop.run("try.wait", n=2)
         worker.drain()
         until(lambda: shop.row(waiting).state == "queued", "given back")
         assert worker.state == "draining"
         late = shop.run("try.nothing")
+        shop.let_go()
         worker.join(LIMIT_S)
         assert worker.state == "stopped"
         assert shop.row(running).state == "completed"
@@ -325,8 +335,11 @@ class TestDrain:
         assert (row.state, row.attempts) == ("queued", 0)
         assert shop.row(waiting).reason == "given back: the worker drains"
 
-    def test_what_takes_longer_goes_back_with_its_checkpoint(self, shop: Shop) -> None:
+    def test_what_takes_longer_goes_back_with_its_checkpoint(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """It spends no attempt, its process has ended, and its last words are kept."""
+        monkeypatch.setattr(supervisor, "KILL_AFTER_S", LIMIT_S)
         worker = shop.open(drain_s=0.3)
         job_id = shop.run("try.resume")
         (note,) = shop.notes(1)
@@ -339,16 +352,19 @@ class TestDrain:
         (row,) = shop.settle(job_id)
         assert (row.state, row.result, row.attempts) == ("completed", 7, 1)
 
+    @pytest.mark.usefixtures("patient")
     def test_the_ledger_can_ask_for_it(self, shop: Shop) -> None:
         """The worker hears it with a heartbeat, and drains as at SIGTERM; it is on record."""
         worker = shop.open(drain_s=LIMIT_S)
-        running = shop.run("try.wait", seconds=2, n=1)
+        running = shop.run("try.wait", how="hold", n=1)
         shop.notes(1)
         waiting = shop.run("try.wait", n=2)
         until(lambda: shop.do("SELECT FROM theon.job_workers"), "registered")
         with shop.store.transaction(Scope.district()) as conn:
             admin.drain_worker(conn, worker.worker_id, "ada")
         until(lambda: worker.asked_to_drain, "heard")
+        until(lambda: shop.row(waiting).state == "queued", "given back")
+        shop.let_go()
         worker.join(LIMIT_S)
         assert worker.state == "stopped"
         assert shop.row(running).state == "completed"
