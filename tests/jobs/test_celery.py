@@ -19,7 +19,7 @@ from theon.settings import Settings
 from theon.store.engine import Store
 
 pytestmark = pytest.mark.service
-WAIT_S = 60.0
+WAIT_S = 200.0
 
 
 class Inbox:
