@@ -13,7 +13,7 @@ from typing import Any
 
 from websockets.sync.client import connect
 
-READY_S = 30
+READY_S = 120
 CHARTS_FILL_THEIR_PLACE = """[...document.querySelectorAll('.nicegui-echart')].every(
     place => place.querySelector('svg')?.getAttribute('width') == place.clientWidth)"""
 
@@ -48,7 +48,7 @@ class Browser:
         address = f"ws://127.0.0.1:{port}{path}"
         # No pings: a page that is live says much while nobody listens, and no pong comes through.
         self._socket = self._open.enter_context(
-            connect(address, max_size=None, proxy=None, ping_interval=None)
+            connect(address, max_size=None, proxy=None, ping_interval=None, open_timeout=READY_S)
         )
         self._next = 0
         self._targets: list[str] = []
@@ -56,7 +56,7 @@ class Browser:
     def close(self) -> None:
         self._open.close()
         os.killpg(self._process.pid, signal.SIGTERM)
-        self._process.wait(10)
+        self._process.wait(READY_S)
 
     def close_pages(self) -> None:
         """Close what was opened, so that no page goes on to ask a server that is gone."""

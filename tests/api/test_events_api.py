@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
-from tests.api.jobs_service import Service, served
+from tests.api.jobs_service import LIMIT_S, Service, served
 
 from theon.access.keys import list_keys, revoke_key
 from theon.access.roles import Role
@@ -226,7 +226,10 @@ def test_requests_at_the_same_time_share_commits_and_each_gets_its_own_answer(
     failures: list[str] = []
 
     def sender(address: str, number: int) -> None:
-        with httpx.Client(base_url=f"http://{address}", headers={"Authorization": key}) as client:
+        with httpx.Client(
+            base_url=f"http://{address}", headers={"Authorization": key}, timeout=LIMIT_S,
+            trust_env=False,
+        ) as client:  # fmt: skip
             for turn in range(15):
                 own = [event(f"{number}-{turn}-{n}") for n in range(number)]
                 body = lines(*own, own[0]) if own else lines(event("shared"))

@@ -174,7 +174,7 @@ def test_a_socket_is_refused_like_any_route(service: Service, address: str) -> N
     assert refused.value.response.status_code == 403
     with (
         pytest.raises(InvalidStatus) as refused,
-        connect(f"ws://{address}{JOBS}/{elm}/events", proxy=None),
+        connect(f"ws://{address}{JOBS}/{elm}/events", proxy=None, open_timeout=LIMIT_S),
     ):
         pass
     assert refused.value.response.status_code == 403
@@ -262,17 +262,20 @@ def test_signing_out_ends_the_streams_of_a_session(
         service.store, name="ada", password=PASSWORD, role=Role.CAMPUS_ADMINISTRATOR, campus="oak"
     )
     origin = f"http://{address}"
-    with httpx.Client(trust_env=False, base_url=origin, headers={"Origin": origin}) as client:
+    with httpx.Client(
+        trust_env=False, base_url=origin, headers={"Origin": origin}, timeout=LIMIT_S
+    ) as client:
         given = {"name": "ada", "password": PASSWORD}
         csrf = client.post("/api/v1/sign-in", json=given).json()["csrf_token"]
         cookie = {"Cookie": f"theon_session={client.cookies['theon_session']}"}
         url = f"ws://{address}{JOBS}/{service.one()}/events"
+        how: Any = {"additional_headers": cookie, "proxy": None, "open_timeout": LIMIT_S}
         with (
             pytest.raises(InvalidStatus),
-            connect(url, additional_headers=cookie, origin="http://evil.example", proxy=None),  # type: ignore[arg-type]
+            connect(url, origin="http://evil.example", **how),
         ):
             pass
-        with connect(url, additional_headers=cookie, origin=origin, proxy=None) as socket:  # type: ignore[arg-type]
+        with connect(url, origin=origin, **how) as socket:
             assert receive(socket)["state"] == "queued"
             long_ago = (
                 "UPDATE theon.sessions SET seen_at = seen_at - interval '5 minutes'"

@@ -32,7 +32,7 @@ def test_topics_are_made_once_and_status_shows_them(theon, broker):
     assert (again.returncode, again.stdout) == (0, "")
     producer = Producer({"bootstrap.servers": broker.brokers})
     producer.produce("user-events", value=b"{}", partition=1)
-    assert producer.flush(20) == 0
+    assert producer.flush(120) == 0
     shown = theon("kafka", "status", env=env)
     assert shown.returncode == 0, shown.stderr
     assert "user-events\t1\t0\t1\t-\t1\t-" in shown.stdout.splitlines()

@@ -184,11 +184,11 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory, moodle_data: Path) -> Iter
         yield running
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for(server: Mariadb, limit_s: float = 40) -> None:
+def _wait_for(server: Mariadb, limit_s: float = 200) -> None:
     end = time.monotonic() + limit_s
     while True:
         try:

@@ -26,7 +26,7 @@ from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0  # patience: what comes sooner ends the wait
 
 
 def native(number: int, **more: Any) -> bytes:
@@ -128,5 +128,6 @@ def quietly(ask: Callable[[], int]) -> int | None:
 def kill_server(home: Path) -> None:
     """Kill the embedded PostgreSQL, if it runs."""
     file = home / "postgres" / "data" / "postmaster.pid"
-    with suppress(FileNotFoundError, ProcessLookupError):
+    # The file is empty for a moment while the server writes it.
+    with suppress(FileNotFoundError, IndexError, ProcessLookupError):
         os.kill(int(file.read_text().split()[0]), signal.SIGKILL)

@@ -75,7 +75,7 @@ def test_while_the_database_is_away_the_consumer_pauses_and_loses_nothing(
                 wait_for(lambda: quietly(lambda: read_to(store, own)) == 2000, 60)
             assert len(ids(store)) == 2000
             assert counts(store) == (2000, 2000, 0, 0)
-        postmaster.stop(own.home_dir / "postgres" / "data", limit_s=20)
+        postmaster.stop(own.home_dir / "postgres" / "data", limit_s=60)
 
 
 def test_a_lock_makes_intake_slower_and_not_wrong(

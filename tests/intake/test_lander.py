@@ -105,8 +105,12 @@ def test_what_was_told_during_a_round_asks_for_one_more_not_for_many(
         for number in range(30):
             send(store, lincoln, f"{number}")
         busy.set()
+        until_s = time.monotonic() + 60
+        while len(rounds) < 2:
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
         time.sleep(2)
-        assert 2 <= len(rounds) <= 5
+        assert len(rounds) <= 5
     finally:
         busy.set()
         lander.stop()

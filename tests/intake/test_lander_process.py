@@ -20,7 +20,7 @@ from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-LIMIT_S = 60
+LIMIT_S = 120
 
 
 @pytest.fixture

@@ -49,13 +49,13 @@ class OtherUser:
 
     def leave(self) -> None:
         """Let it close its store and end."""
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=200)
         assert self.process.returncode == 0, errors
 
     def kill(self) -> None:
         """Kill it with SIGKILL, so that it closes nothing."""
         self.process.kill()
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=200)
 
 
 def server_process(home: Path) -> psutil.Process | None:

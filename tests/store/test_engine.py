@@ -179,7 +179,7 @@ def test_stores_opened_at_once_on_an_empty_database_agree(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
     assert results == [["district"]] * 4
 
 

@@ -181,7 +181,8 @@ def daily(conn: object) -> list[dict[str, object]]:
 
 def kill_server(home: Path) -> None:
     file = home / "postgres" / "data" / "postmaster.pid"
-    with suppress(FileNotFoundError, ProcessLookupError):
+    # The file is empty for a moment while the server writes it.
+    with suppress(FileNotFoundError, IndexError, ProcessLookupError):
         os.kill(int(file.read_text().split()[0]), signal.SIGKILL)
 
 

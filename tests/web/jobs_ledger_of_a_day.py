@@ -42,6 +42,8 @@ def report(ctx: Any, args: Count) -> None:
 
 
 KINDS = Kinds([count, slow, report])
+# Workers at work: seconds since they were heard of. After 15 they would count as lost.
+BEATS = {"w-1": 0.0, "w-2": 0.0, "w-3": 7.0}
 SCHEDULES = (
     Schedule("test.hourly", "test.count", "15 * * * *", per_campus=True, summary="Counts."),
     Schedule("test.nightly", "import.slow", "0 2 * * *", timezone="Asia/Kolkata", summary="Slow."),
@@ -138,13 +140,24 @@ class Ledger:
             queues=queues,
         )
 
+    def beat(self) -> None:
+        """Those that are at work were heard of as `fill` says, seen from this moment."""
+        for name, beat_s in BEATS.items():
+            self.do(
+                "UPDATE theon.job_workers"
+                " SET heartbeat_at = clock_timestamp() - make_interval(secs => :beat_s)"
+                " WHERE id = :name",
+                name=name,
+                beat_s=beat_s,
+            )
+
 
 def fill(store: Store) -> Ledger:
     """A busy hour of the campuses oak and elm; the queue of reports has no worker."""
     made = Ledger(store)
     made.add_worker("w-1")
     made.add_worker("w-2", state="draining", slots=2)
-    made.add_worker("w-3", beat_s=9.0)
+    made.add_worker("w-3", beat_s=BEATS["w-3"])
     made.add_worker("w-4", beat_s=300.0)
     made.add_worker("w-5", state="stopped", beat_s=900.0)
     for minutes in range(2, 58, 5):

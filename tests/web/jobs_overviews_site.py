@@ -65,6 +65,7 @@ class Pages:
         self.add(name)
         client = TestClient(self.app, follow_redirects=False)
         sign_in(client, name)
+        self.ledger.beat()  # to sign in takes its time
         return Visitor(client)
 
     def stranger(self) -> TestClient:

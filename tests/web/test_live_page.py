@@ -1,6 +1,7 @@
 """The overview in a real browser moves when events are accepted, and nothing else on it does."""
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import httpx
 import pytest
 from running_site import Site, home_settings, serving
 from sqlalchemy import text
-from tests.browser import Browser, Page, wait_for
+from tests.browser import READY_S, Browser, Page, wait_for
 
 from theon.access.keys import make_key
 from theon.access.roles import Role
@@ -54,6 +55,10 @@ class Sender:
 
     def send(self, campus: str, number: int) -> None:
         """Send views of a course."""
+        self.send_lines(campus, self.lines(campus, number))
+
+    def lines(self, campus: str, number: int) -> list[str]:
+        """New views of a course, to be sent once or again and again."""
         lines = []
         for _ in range(number):
             self._sent += 1
@@ -65,8 +70,12 @@ class Sender:
                 "component": "core", "action": "viewed", "target": "course",
             }  # fmt: skip
             lines.append(json.dumps(event))
+        return lines
+
+    def send_lines(self, campus: str, lines: list[str]) -> None:
+        """Send them until they are taken; they count once."""
         self._post(campus, lines)
-        self.accepted[campus] += number
+        self.accepted[campus] += len(lines)
 
     def tell(self, campus: str, event_name: str, **other: object) -> None:
         """Send an outcome of a learner, which is no activity."""
@@ -91,6 +100,7 @@ class Sender:
                 "Content-Type": "application/x-ndjson",
             },
             trust_env=False,
+            timeout=READY_S,
         )
         assert answer.status_code == 202, answer.text
 
@@ -138,7 +148,8 @@ def test_figures_and_charts_follow_without_reloading(
     wait_for(lambda: actions(page) == before + 40)
     took_s = time.monotonic() - begun
     wait_for(lambda: page.ask(card) == f"{before + 40:,}")
-    assert took_s < 10  # the bench says how long it takes; here others may be at work
+    # The bench says how long it takes; here others may be at work, who take their share.
+    assert took_s < 10 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     assert page.ask("window.sameDocument")
     assert page.ask("document.querySelector('figure details').open")
     assert page.ask("window.heading === document.querySelector('#courses-title')")
@@ -195,15 +206,16 @@ def test_the_page_goes_on_when_the_database_has_been_away(
                 " WHERE pid <> pg_backend_pid() AND usename = current_user"
             )
         )
-    wait_for(lambda: _sent(sender))
+    lines = sender.lines("oak", 5)
+    wait_for(lambda: _sent(sender, lines))
     wait_for(lambda: actions(page) == sender.accepted["oak"])
     assert page.ask(STATE) == "on"
     assert page.ask("window.sameDocument")
 
 
-def _sent(sender: Sender) -> bool:
+def _sent(sender: Sender, lines: list[str]) -> bool:
     try:
-        sender.send("oak", 5)
+        sender.send_lines("oak", lines)
     except (AssertionError, httpx.TransportError):  # told to come back, as a client does
         return False
     return True

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from running_site import Site
 from sqlalchemy import text
-from tests.browser import Browser
+from tests.browser import Browser, wait_for
 
 from theon.store.scope import Scope
 
@@ -33,8 +33,8 @@ def test_the_page_fits_its_window_and_asks_nobody_else(
     assert page.hosts == {site.url.removeprefix("http://")}
     assert page.sideways_px() == 0
     assert page.ask("innerWidth") == width
-    assert page.ask("document.querySelectorAll('.nicegui-echart svg path').length") > 20
-    assert page.ask("document.body.classList.contains('body--dark')") is dark
+    wait_for(lambda: page.ask("document.querySelectorAll('.nicegui-echart svg path').length") > 20)
+    wait_for(lambda: page.ask("document.body.classList.contains('body--dark')") is dark)
 
 
 @pytest.mark.parametrize("scope", ["district", "harbour", "riverside", "banyan"])
