@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.jobs import kinds_for_tests
 
+from theon.jobs import inbox
 from theon.jobs.ledger import Message
 from theon.jobs.supervisor import Supervisor
 from theon.settings import Settings
@@ -15,6 +16,7 @@ from theon.store.engine import Store
 
 
 def main() -> None:
+    inbox.DISPATCH_LEASE_S = 600.0  # as in the shop: nobody sends the messages again
     settings = Settings(home=Path(sys.argv[1]), postgres_url=None, postgres_app_url=None)
     with Store.open(settings) as store:
         worker = Supervisor(
