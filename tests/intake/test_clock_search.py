@@ -29,9 +29,9 @@ HOUR_S = 3600
 _NUMBERS = itertools.count()
 
 
-def lines(*lags: float) -> "pa.Array[Any]":
-    """Events that say to have happened so many seconds ago."""
-    now = datetime.now(UTC)
+def lines(*lags: float, at_s: float | None = None) -> "pa.Array[Any]":
+    """Events that say to have happened so many seconds before `at_s`, or ago."""
+    now = datetime.now(UTC) if at_s is None else datetime.fromtimestamp(at_s, UTC)
     return pa.array(
         [
             json.dumps(
@@ -49,7 +49,8 @@ def lines(*lags: float) -> "pa.Array[Any]":
 
 def send(store: Store, source: str, *lags: float, campus: str = "lincoln", **how: Any) -> None:
     """As a live connector does."""
-    arrival = read_arrival(lines(*lags), "native", **{"came_s": time.time(), **how})
+    now_s = time.time()
+    arrival = read_arrival(lines(*lags, at_s=now_s), "native", **{"came_s": now_s, **how})
     with store.transaction(Scope(campus)) as conn:
         accept(conn, get_campus(store, campus), source, arrival)
 
