@@ -23,6 +23,7 @@ from kafka_helpers import (
 from tests.kafka_broker import KafkaBroker
 
 from theon.errors import UnavailableError
+from theon.intake import kafka_client
 from theon.intake.kafka_offsets import rewind
 from theon.intake.kafka_status import read_status
 from theon.roster.campuses import add_campus
@@ -180,6 +181,20 @@ def test_a_topic_that_is_made_anew_is_read_from_its_beginning(
     # The other partition is told of too, once it is looked at: nobody knows what it had.
     assert all("made anew" in told for told in gaps.values())
     assert gaps.keys() <= {f"kafka:{topic}/0", f"kafka:{topic}/1"}
+
+
+def test_a_partition_that_is_not_there_any_more_keeps_up_no_other(
+    kafka: KafkaBroker, topic: str
+) -> None:
+    """A topic may be deleted, or made anew with fewer, before the group takes it away."""
+    send(kafka, topic, [native(0)], partition=0)
+    gone = [(topic, 9), ("no-such-topic", 0)]
+    extents = kafka_client.extents(kafka.admin(), [*gone, (topic, 0), (topic, 1)])
+    assert [(place, e.low, e.high) for place, e in extents.found.items()] == [
+        ((topic, 0), 0, 1),
+        ((topic, 1), 0, 0),
+    ]
+    assert extents.failed is None
 
 
 def test_ends_of_transactions_are_no_gaps(

@@ -35,6 +35,12 @@ CONSUMED = ("user-events", "course-events", "assessment-events")
 PUBLISHED = "analytics-events"
 ANSWER_S = 10.0
 LOOK_S = 3.0
+# Of a topic that is deleted, or was made anew with fewer partitions.
+_NOT_THERE = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+)
 
 
 def open_consumer(settings: Settings, **more: Any) -> Consumer:
@@ -189,27 +195,51 @@ def _answered(admin: AdminClient, heard: Heard) -> ClusterMetadata:
                 raise
 
 
-def extents(admin: AdminClient, places: list[Place]) -> dict[Place, Extent]:
-    """What the broker holds of each partition.
+@dataclass
+class Extents:
+    """What the broker holds of some partitions.
+
+    Attributes:
+        found: of those that it told of.
+        failed: why it told nothing of another; None where the others do not exist.
+    """
+
+    found: dict[Place, Extent] = field(default_factory=dict)
+    failed: KafkaException | None = None
+
+
+def extents(admin: AdminClient, places: list[Place]) -> Extents:
+    """What the broker holds of each partition; one that has no answer keeps up no other.
 
     Raises:
-        KafkaException: no broker answers, or a partition has none.
+        KafkaException: no broker answers.
     """
     if not places:
-        return {}
+        return Extents()
     # This question also brings the leaders that the next ones go to up to date.
     ids = describe(admin, {topic for topic, _ in places}, timeout_s=ANSWER_S).ids
+    answer = Extents()
 
     def ask(spec: OffsetSpec) -> dict[Place, int]:
-        answers: dict[TopicPartition, Future[Any]] = admin.list_offsets(
+        asked: dict[TopicPartition, Future[Any]] = admin.list_offsets(
             {TopicPartition(topic, number): spec for topic, number in places},
             request_timeout=ANSWER_S,
         )
-        return {(p.topic, p.partition): a.result(ANSWER_S + 5).offset for p, a in answers.items()}
+        told = {}
+        for partition, future in asked.items():
+            try:
+                told[partition.topic, partition.partition] = future.result(ANSWER_S + 5).offset
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_THERE:
+                    answer.failed = error
+        return told
 
     low = ask(OffsetSpec.earliest())  # type: ignore[no-untyped-call]
     high = ask(OffsetSpec.latest())  # type: ignore[no-untyped-call]
-    return {place: Extent(low[place], high[place], ids.get(place[0])) for place in places}
+    for place in places:
+        if place in low and place in high:
+            answer.found[place] = Extent(low[place], high[place], ids.get(place[0]))
+    return answer
 
 
 @dataclass(frozen=True)

@@ -105,14 +105,16 @@ class Partitions:
         """Find out where the unsettled ones stand, and read on from there.
 
         Raises:
-            KafkaException: no broker answers.
+            KafkaException: no broker answers, or none for one of them.
             UnavailableError: the database is away.
             CutOffError: a partition ends before where it was read to. In all cases those that
-                are not settled are looked at again.
+                are not settled are looked at again, and so is one that does not exist any more
+                until the group takes it away.
         """
         self._look_at_s = time.monotonic() + LOOK_EVERY_S
         cut_off: CutOffError | None = None
-        for place, extent in kafka_client.extents(admin, list(self.unsettled)).items():
+        extents = kafka_client.extents(admin, list(self.unsettled))
+        for place, extent in extents.found.items():
             try:
                 position = self._stand(place, extent)
                 consumer.seek(TopicPartition(*place, position.next_offset))
@@ -124,6 +126,8 @@ class Partitions:
             else:
                 self.positions[place] = position
                 del self.unsettled[place]
+        if extents.failed is not None:
+            raise extents.failed
         if cut_off is not None:
             raise cut_off
 

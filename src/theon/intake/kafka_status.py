@@ -88,6 +88,8 @@ def read_status(
         places = kafka_client.partitions(admin, topics, heard)
         described = kafka_client.describe(admin, asked, timeout_s=kafka_client.ANSWER_S)
         extents = kafka_client.extents(admin, places)
+        if extents.failed is not None:
+            raise extents.failed
         group_state, members = kafka_client.group_members(admin, group)
         may_join = kafka_client.may_join(settings)
         lacking = missing_rights(
@@ -105,7 +107,7 @@ def read_status(
         found = list_gaps(conn, kind=KAFKA_OFFSETS)
         outbox, outbox_since = waiting(conn)
     partitions = []
-    for place, extent in extents.items():
+    for place, extent in extents.found.items():
         standing = read.get(place)
         begun = extent.low if standing is None else max(standing.next_offset, extent.low)
         partitions.append(
