@@ -29,6 +29,21 @@ def test_the_elements_of_an_array_are_events_word_for_word() -> None:
     assert [json.loads(one) for one in got] == [{"a": 1, "t": "xä"}, {"b": [1, {"c": 2}]}, 5]
 
 
+def test_an_element_that_is_no_event_is_one_all_the_same() -> None:
+    """So that the answer can say of each by its place what is wrong with it."""
+    assert texts(b'[null, {"a":null}, [], "null"]') == [b"null", b'{"a":null}', b"[]", b'"null"']
+
+
+@pytest.mark.parametrize(
+    "body", [b'[{"a":1}]', b'{"a":1}', b'{"a":\n1}'], ids=["array", "line", "object"]
+)
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b" \n" * 100], ids=["mark", "blanks"])
+def test_what_stands_before_the_first_event_does_not_count(body: bytes, before: bytes) -> None:
+    """A byte order mark, as programs on Windows write it, or blanks."""
+    [got] = texts(before + body, JSON)
+    assert json.loads(got) == {"a": 1}
+
+
 @pytest.mark.parametrize("body", [b'{\n "a": 1,\n "b": {}\n}', b'{"a":1}\n', b'  {"a":1}'])
 def test_one_object_may_stand_on_several_lines(body: bytes) -> None:
     [got] = texts(body, JSON)
@@ -53,6 +68,7 @@ def test_an_array_that_is_no_json_is_refused_whole(body: bytes) -> None:
 
 def test_gzip_is_unpacked_also_with_several_members() -> None:
     assert unpack(gzip.compress(b"one\n") + gzip.compress(b"two\n"), "gzip") == b"one\ntwo\n"
+    assert unpack(gzip.compress(b"one"), "X-GZIP") == b"one"
     assert unpack(b"plain", "identity") == b"plain"
 
 
@@ -63,8 +79,9 @@ def test_gzip_is_unpacked_also_with_several_members() -> None:
         (b"plain", "gzip", "does not unpack"),
         (gzip.compress(b"x" * 1000)[:-9], "gzip", "ends in the middle"),
         (gzip.compress(b"x") + b"more", "gzip", "does not unpack"),
+        (gzip.compress(b"x"), "", "does not say so"),
     ],
-    ids=["another packing", "not packed", "cut off", "followed by more"],
+    ids=["another packing", "not packed", "cut off", "followed by more", "not named"],
 )
 def test_what_does_not_unpack_is_refused(body: bytes, encoding: str, said: str) -> None:
     with pytest.raises(InputError, match=said):

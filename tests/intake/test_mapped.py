@@ -90,6 +90,10 @@ GOOD = '"id": "e1", "event_name": "x", "occurred_at": "2026-03-01T09:30:00Z"'
         (line(occurred_at="yesterday"), "occurred_at is not a time", "yesterday"),
         (line(occurred_at="2026-02-30T00:00:00Z"), "occurred_at is not a time",
          "2026-02-30T00:00:00Z"),
+        (line(occurred_at="2026-03-01T09:30:00+99:00"), "occurred_at is not a time",
+         "2026-03-01T09:30:00+99:00"),
+        (line(occurred_at="2026-03-01T09:30:00.5+0275"), "occurred_at is not a time",
+         "2026-03-01T09:30:00.5+0275"),
         (line(occurred_at="2026-03-01"), "occurred_at is a time without offset", "2026-03-01"),
         (line(occurred_at="2026-03-01T09:30:00"), "occurred_at is a time without offset",
          "2026-03-01T09:30:00"),
@@ -134,6 +138,14 @@ def test_what_only_looks_suspicious_is_taken(other):
     (event,), refused = mapped(line(other=other))
     assert refused == []
     assert json.loads(event["other"]) == other
+
+
+def test_a_time_may_be_written_as_rfc_3339_allows():
+    """With small letters, a blank, a fraction, any offset that there may be."""
+    times = ("2026-03-01t09:30:00z", "2026-03-01 12:30:00.000+03", "2026-02-28T09:31:00-23:59")
+    events, refused = mapped(*(line(id=time, occurred_at=time) for time in times))
+    assert refused == []
+    assert {event["occurred_at"].isoformat() for event in events} == {"2026-03-01T09:30:00+00:00"}
 
 
 def test_a_batch_keeps_its_order_and_accounts_for_every_line():

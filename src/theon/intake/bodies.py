@@ -1,16 +1,19 @@
 """A request's body as single events: unpacked, within limits, cut at lines or elements."""
 
+import codecs
 import zlib
 from dataclasses import dataclass
 
 import duckdb
 
 from theon.errors import InputError
+from theon.intake.sniff import GZIP_MAGIC
 from theon.lake.engine import open_scratch
 
 MOST_BYTES = 10 << 20
 MOST_EVENTS = 100_000
 _GZIP = 16 + zlib.MAX_WBITS
+_PACKED = ("gzip", "x-gzip")  # two names of one packing
 
 
 class TooLargeError(InputError):
@@ -36,8 +39,14 @@ def unpack(body: bytes, encoding: str) -> bytes:
         raise too_large()
     named = encoding.strip().lower()
     if named in ("", "identity"):
+        if body.startswith(GZIP_MAGIC):
+            raise InputError(
+                "the body is packed with gzip and does not say so",
+                where="Content-Encoding",
+                next_step="Nothing of it was taken. Name it: Content-Encoding: gzip.",
+            )
         return body
-    if named != "gzip":
+    if named not in _PACKED:
         raise InputError(
             f"the body is packed as {encoding!r}",
             where="Content-Encoding",
@@ -74,11 +83,12 @@ def cut(body: bytes, content_type: str) -> Body:
         InputError: the array is no JSON; there is no event in it.
         TooLargeError: there are more than `MOST_EVENTS`.
     """
-    beginning = body[:64].lstrip()
+    body = body.removeprefix(codecs.BOM_UTF8)
+    beginning = body.lstrip()[:1]
     kind = content_type.partition(";")[0].strip().lower()
-    if beginning.startswith(b"["):
+    if beginning == b"[":
         events = _elements(body)
-    elif kind == "application/json" and beginning.startswith(b"{") and not _is_lines(body):
+    elif kind == "application/json" and beginning == b"{" and not _is_lines(body):
         events = [body.strip()]
     else:
         lines = [line for line in body.split(b"\n") if line and not line.isspace()]
@@ -118,7 +128,9 @@ def _elements(body: bytes) -> list[bytes]:
         words = body.decode()
         with open_scratch() as engine:
             found = engine.execute(
-                "SELECT unnest(from_json($1::VARCHAR, '[\"JSON\"]'))::VARCHAR", [words]
+                # Of an element `null` the engine makes none at all.
+                "SELECT coalesce(unnest(from_json($1::VARCHAR, '[\"JSON\"]'))::VARCHAR, 'null')",
+                [words],
             ).fetchall()
     except UnicodeDecodeError as error:
         raise _no_array(f"byte {error.start} is not UTF-8") from error

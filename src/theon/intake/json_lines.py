@@ -6,6 +6,7 @@ like a broken line, and what a cut-off file still holds is read. (DuckDB's reade
 frugal, but ends at the first broken element and cannot say where one stands.)
 """
 
+import codecs
 import re
 import zlib
 from collections.abc import Iterator
@@ -21,7 +22,6 @@ import pyarrow.compute as pc
 from theon.intake.mapping_checks import LARGEST_LINE_BYTES
 from theon.intake.sniff import BLOCK_BYTES, GZIP_MAGIC
 
-_BOM = b"\xef\xbb\xbf"
 # A list of statements as an LRS answers with it, or a plain array.
 _ARRAY = re.compile(rb'\s*(?:\{\s*"statements"\s*:\s*)?\[')
 # Beyond this an element has no end, as its text was never closed.
@@ -137,7 +137,7 @@ def cut_file(blocks: Blocks, ending: Ending) -> Iterator[Cut]:
 
 def _without_mark(stream: Iterator[bytes]) -> Iterator[bytes]:
     first = next(stream, b"")
-    yield first.removeprefix(_BOM)
+    yield first.removeprefix(codecs.BOM_UTF8)
     yield from stream
 
 

@@ -20,7 +20,9 @@ LARGEST_LINE_BYTES = 2 << 20
 DEEPEST = 64
 _SHOWN = 200  # characters of a value that a refusal quotes
 
-_OFFSET = r"[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?\s?([Zz]|[+-]\d\d(:?\d\d)?)$"
+_OFFSET = r"[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?\s?([Zz]|[+-]([01]\d|2[0-3])(:?[0-5]\d)?)$"
+# DuckDB reads it all the same, as a time hours or days away.
+_NO_SUCH_OFFSET = r":\d\d([.,]\d+)?\s?[+-](2[4-9]|[3-9]\d|\d\d:?[6-9]\d)"
 _HALF_PAIR = r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 _STRINGS = r'"(?:[^"\\]|\\.)*"'
 _BARE_NUL = r"(^|[^\\])(\\\\)*\\u0000"
@@ -247,7 +249,11 @@ def _faults(field: "Field") -> list[tuple[str, str]]:
     if field.kind == "time":
         text = f"{value}_text"
         found += [
-            (UNREADABLE_TIME, f"{text} IS NOT NULL AND {value} IS NULL"),
+            (
+                UNREADABLE_TIME,
+                f"{text} IS NOT NULL AND ({value} IS NULL OR "
+                f"regexp_matches({text}, {sql_text(_NO_SUCH_OFFSET)}))",
+            ),
             (NO_OFFSET, f"NOT regexp_matches({text}, {sql_text(_OFFSET)})"),
             (TOO_EARLY, f"{value} < TIMESTAMPTZ '{EARLIEST}'"),
             (TOO_LATE, f"epoch_us({value}) > latest"),
