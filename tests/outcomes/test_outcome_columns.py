@@ -69,6 +69,19 @@ def test_the_last_graded_attempt_of_each_quiz_counts(district: District, campus:
     assert outcomes(district, campus) == {WEEK: (2, (70 + 25) / 2, 0, None, 0)}
 
 
+def test_points_beyond_all_measure_are_none(district: District, campus: str) -> None:
+    """Percent of them would fit into no column, and so keep out all that came with them."""
+    pairs = ((1e308, 1e-308), (1e-308, 1e308), (1e12, 1e-12))
+    too_large, too_small, most = (
+        row(q, "AssessmentCompleted", {"assessment_id": q, "score": score, "max_score": of})
+        for q, (score, of) in zip("abc", pairs, strict=True)
+    )
+    see(district, campus, [DONE, too_large, too_small])
+    assert outcomes(district, campus) == {WEEK: (3, 80.0, 0, None, 0)}
+    see(district, campus, [most])
+    assert outcomes(district, campus) == {WEEK: (4, (80.0 + 1e26) / 2, 0, None, 0)}
+
+
 def test_what_is_removed_leaves_no_row(district: District, campus: str) -> None:
     """A deleted attempt and a submission taken away were all there was of the week."""
     see(district, campus, [DONE, row("s", "SubmissionCreated", {"assignment_id": "a"})])

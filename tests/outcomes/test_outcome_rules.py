@@ -92,6 +92,7 @@ def test_without_learner_course_or_item_nothing_is_said(missing: dict[str, Any])
         '"text"', '{"assessment_id": "\\ud800"}', "a:1:{", "\x00", '{"assessment_id":"q\\u0000"}',
         '{"assessment_id": "' + "q" * 1_000_000 + '"}', '{"assessment_id":"q","score":"NaN"}',
         '{"assessment_id":"q","score":1e999,"max_score":{}}', '{"assessment_id":"q","score":"٣"}',
+        '{"assessment_id":"q","score":-1e300}', '{"assessment_id":"q","score":1e-300}',
     ],
 )  # fmt: skip
 def test_whatever_stands_in_other_does_no_harm(other: str) -> None:

@@ -74,11 +74,16 @@ def short_id(value: str) -> str:
     return f"{clean[:SHORT_HEAD]}…{hashlib.md5(clean.encode(), usedforsecurity=False).hexdigest()}"
 
 
+def _believed(number: str) -> str:
+    """SQL: whether a number may be points: percent of two such, and their sums, fit a double."""
+    return f"({number} = 0 OR abs({number}) BETWEEN 1e-12 AND 1e12)"
+
+
 _CLEAN = [
     *(f"{short_id_sql(c)} AS {c}" for c in ("event_id", *_PARTS.values())),
     "kind",
     f"left(replace(state, chr(0), ''), {LONGEST_ID}) AS state",
-    *(f"CASE WHEN isfinite({c}) THEN {c} END AS {c}" for c in ("score", "max_score")),
+    *(f"CASE WHEN {_believed(c)} THEN {c} END AS {c}" for c in ("score", "max_score")),
     "replace(items, chr(0), '') AS items",
     "occurred_at",
 ]
@@ -150,7 +155,7 @@ def parse_rules(text: str) -> OutcomeRules:
     if twice:
         raise InputError(f"two rules are for {', '.join(twice)}", where=WHERE)
     # What takes events back is read where facts are derived, so a change of it derives them again.
-    digest = hashlib.sha256(repr((rules, NAMING)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((rules, NAMING, _CLEAN)).encode()).hexdigest()[:16]
     return OutcomeRules(rules, tuple(sorted(names)), digest)
 
 
