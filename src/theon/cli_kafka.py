@@ -110,7 +110,8 @@ def rewind_partition(
 ) -> None:
     """Read a topic again from an offset; events that are known are not counted twice.
 
-    Running consumers notice within seconds.
+    Running consumers notice within seconds. Partitions that were not read that far stay where
+    they are.
 
     Example: theon kafka rewind user-events --offset 0
     """
@@ -132,9 +133,14 @@ def rewind_partition(
                     where=f"topic {topic}",
                     next_step="`theon kafka status` shows what was; KAFKA_GROUP_ID says the group.",
                 )
-            for place in places:
-                rewind(conn, group, place, offset)
-    for place in places:
+            moved = [place for place in places if rewind(conn, group, place, offset)]
+            if not moved:
+                raise InputError(
+                    f"it was not read as far as offset {offset:,}",
+                    where=f"topic {topic}",
+                    next_step="Reading goes back only; `theon kafka status` shows how far it is.",
+                )
+    for place in moved:
         typer.echo(f"{place[0]}\t{place[1]}\t{offset}")
 
 

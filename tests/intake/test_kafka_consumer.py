@@ -53,6 +53,7 @@ BAD: list[tuple[bytes | None, str]] = [
     (b"\xff\xfe", "not UTF-8"),
     (None, "not JSON"),
     (native(90, campus="nowhere"), "no such campus"),
+    (native(92, campus="district"), "no such campus"),
     (native(91, occurred_at="yesterday"), "occurred_at is not a time"),
     (b'{"id": "x", "occurred_at": "2026-11-20T10:00:00Z"}', "type is missing"),
     (b"[1, 2]", "not a JSON object"),

@@ -160,10 +160,20 @@ def test_a_partition_that_ends_too_early_is_believed_only_in_the_end(store: Stor
     assert gap == Lost(PLACE, CUT_OFF, 5, 7)
 
 
+def test_reading_goes_back_and_never_forward(store: Store) -> None:
+    """What lies between would never be read, and nobody would be told."""
+    read_to(store, Extent(7, 9))
+    with store.transaction(Scope.district()) as conn:
+        assert not rewind(conn, GROUP, PLACE, 8)
+        assert standings(conn, GROUP)[PLACE].next_offset == 7
+        assert rewind(conn, GROUP, PLACE, 3)
+        assert standings(conn, GROUP)[PLACE].next_offset == 3
+
+
 def test_offsets_are_the_districts(store: Store, campus: Campus) -> None:
     """A campus sees none of them, and moves none."""
     read_to(store, Extent(0, 9))
     with store.transaction(Scope(campus.slug)) as conn:
         assert standings(conn, GROUP) == {}
-        assert not rewind(conn, GROUP, PLACE, 5)
+        assert not rewind(conn, GROUP, PLACE, 0)
     assert read_to(store, Extent(0, 9))[0] == Position(0)

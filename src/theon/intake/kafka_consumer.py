@@ -394,7 +394,9 @@ class KafkaConsumer(Loop):
             self._held.wait(LONGEST_BACKOFF_S)
             return
         _log.error("a message became a dead letter", exc_info=error)
-        fault = f"{type(error).__name__}: {error}"[:1000]
+        # Of the database's word only that; its statement is in the log.
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        fault = f"{type(cause).__name__}: {cause}"[:1000]
         self._done(consumer, self._take_in(batch, self._held.positions, fault=fault), faulty=True)
 
     def _done(self, consumer: Consumer, moves: list[Move], *, faulty: bool = False) -> None:

@@ -249,14 +249,16 @@ def standings(conn: Connection, group: str) -> dict[Place, Standing]:
 
 
 def rewind(conn: Connection, group: str, place: Place, offset: int) -> bool:
-    """Let a partition be read again from `offset`; False if it was never read.
+    """Let a partition be read again from `offset`; False if it was not read that far.
 
-    Consumers notice with their next messages: these find the row moved.
+    Only back: what lies between would never be read. Consumers notice with their next messages:
+    these find the row moved.
     """
     done = conn.execute(
         text(
             "UPDATE theon.kafka_offsets SET next_offset = :offset, moved_at = clock_timestamp()"
             " WHERE (group_id, topic, partition) = (:group, :topic, :partition)"
+            " AND next_offset >= :offset"
         ),
         {"group": group, "topic": place[0], "partition": place[1], "offset": offset},
     )

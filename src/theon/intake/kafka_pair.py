@@ -1,5 +1,6 @@
 """The consumer and the publisher of one process, begun and ended together."""
 
+from theon.errors import InputError
 from theon.intake import kafka_client
 from theon.intake.kafka_consumer import KafkaConsumer
 from theon.intake.kafka_publisher import KafkaPublisher
@@ -7,6 +8,7 @@ from theon.intake.kafka_reader import MessageReader
 from theon.roster.campuses import get_campus
 from theon.settings import Settings
 from theon.store.engine import Store
+from theon.store.scope import DISTRICT
 
 END_S = 30.0
 
@@ -18,9 +20,16 @@ class KafkaPair:
         """Check the settings; nothing runs before `start`.
 
         Raises:
-            InputError: no brokers are named, a property does not fit, or there is no campus
-                THEON_KAFKA_CAMPUS.
+            InputError: no brokers are named, a property does not fit, or THEON_KAFKA_CAMPUS is no
+                campus of learners.
         """
+        if settings.kafka_campus == DISTRICT:
+            raise InputError(
+                "the district has no learners of its own",
+                where="THEON_KAFKA_CAMPUS",
+                next_step="Name the campus of messages that name none, or leave it out: then they "
+                "become dead letters.",
+            )
         if settings.kafka_campus is not None:
             get_campus(store, settings.kafka_campus)
         kafka_client.check(settings)

@@ -122,7 +122,8 @@ class MessageReader:
             of_campus = sent
             if len(named.dictionary) > 1:
                 of_campus = sent.take(pa.array(np.flatnonzero(whose == number)))
-            campus = self._campuses.get(slug)
+            # The district has no learners of its own.
+            campus = None if slug == DISTRICT else self._campuses.get(slug)
             why: tuple[str, str | None] | None = None if fault is None else (NOT_TAKEN, fault)
             if campus is None:
                 why = (UNKNOWN_CAMPUS, slug) if slug else (NO_CAMPUS, None)
