@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx
 import pytest
 from running_site import Site
 from sqlalchemy import text
@@ -70,6 +71,19 @@ def test_courses_are_ranked_by_time_per_learner(site: Site, browser: Browser) ->
     )
     assert [(row[0], int(row[3])) for row in shown] == expected
     assert len(shown) >= 3
+
+
+def test_what_the_api_does_not_have_it_says_itself(site: Site) -> None:
+    """And not a page of HTML, which tells a program nothing."""
+    for method, path, status in (
+        ("GET", "/api/v1/nothing", 404),
+        ("GET", "/api/v1/events", 405),
+    ):
+        answer = httpx.request(method, f"{site.url}{path}", trust_env=False)
+        assert answer.status_code == status, path
+        assert answer.json().keys() == {"error", "next_step"}
+    assert answer.headers["allow"] == "POST"
+    assert "<html" in httpx.get(f"{site.url}/nothing", trust_env=False).text
 
 
 def test_learners_who_went_quiet_are_counted(site: Site, browser: Browser) -> None:

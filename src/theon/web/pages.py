@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from nicegui import background_tasks, ui
+from starlette.routing import Mount
 
 from theon.errors import InputError, TheonError
 from theon.metrics.catalog import load_catalog
@@ -79,6 +81,11 @@ def add_pages(app: FastAPI, store: Store, hub: LiveHub) -> None:
         language="en-US",
         show_welcome_message=False,
     )
+    # They take every path that is left, except those that programs ask for: of these the API says
+    # itself what it does not have.
+    taking = app.router.routes[-1]
+    assert isinstance(taking, Mount)  # noqa: S101 - tells the type
+    taking.path_regex = re.compile(r"^(?!/api/)/(?P<path>.*)$")
 
 
 def _read_week(week: str) -> date | None:
