@@ -3,9 +3,10 @@
 import logging
 import math
 import time
+from typing import cast
 
 from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
+from limits.aio.storage import MemoryStorage, SlidingWindowCounterSupport
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from limits.storage import storage_from_string
@@ -41,6 +42,7 @@ class Throttle:
                 f"async+{settings.redis_url}", implementation="redispy", wrap_exceptions=True
             )
         )
+        self._storage = cast(SlidingWindowCounterSupport, storage)
         self._limiter = SlidingWindowCounterRateLimiter(storage)
 
     async def take(self, client: str, events: int) -> None:
@@ -54,8 +56,34 @@ class Throttle:
         try:
             if await self._limiter.hit(self._item, client, cost=cost):
                 return
-            reset = (await self._limiter.get_window_stats(self._item, client)).reset_time
+            minute_s = self._item.get_expiry()
+            window = await self._storage.get_sliding_window(self._item.key_for(client), minute_s)
         except StorageError:
             _log.warning("the counter of what clients send is away; nobody is throttled")
             return
-        raise ThrottledError(self._allowed, max(1, math.ceil(reset - time.time())))
+        before, before_s, now, _ = window
+        left_s = minute_s - time.time() % minute_s  # windows begin with the minutes of the clock
+        room = self._allowed - cost
+        wait_s = until_it_fits(before, before_s, now, left_s, minute_s, room)
+        raise ThrottledError(self._allowed, max(1, math.ceil(wait_s)))
+
+
+def until_it_fits(
+    before: int, before_s: float, now: int, left_s: float, minute_s: float, room: int
+) -> float:
+    """Seconds until no more than `room` counts, if nothing else is sent.
+
+    What was sent in this minute counts whole; what was sent in the one before counts less and less,
+    until it is nothing at the end of this one.
+
+    Args:
+        before: what was sent in the minute before.
+        before_s: for how long it counts.
+        now: what was sent in this minute.
+        left_s: of this minute.
+        minute_s: its length.
+        room: of what has been sent, so much may count beside what is to be sent.
+    """
+    if now > room:  # not in this minute
+        return left_s + minute_s * (1 - room / now)
+    return before_s - minute_s * (room - now) / before if before else 0.0
