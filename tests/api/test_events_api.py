@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -197,6 +198,37 @@ def test_a_database_that_is_away_is_said_and_nothing_is_taken(
         patch.setattr(group_commit, "accept", away)
         assert moodle.post(EVENTS, content=lines(event(1))).status_code == 503
     assert moodle.post(EVENTS, content=lines(event(1))).json()["accepted"] == 1
+
+
+def test_a_fault_of_ours_is_said_in_the_shape_of_all_refusals(
+    moodle: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(group_commit, "accept", fails)
+    got = moodle.post(EVENTS, content=lines(event(1)))
+    assert got.status_code == 500
+    assert "Nothing of this request was taken" in got.json()["next_step"]
+    assert journal(service.store) == 0
+
+
+def test_a_body_that_does_not_come_is_given_up_and_holds_no_memory(
+    moodle: TestClient, service: Service, room: EventsRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a few senders whose line is dead would keep out all others for good."""
+    monkeypatch.setattr(events_api, "READING_S", 0.3)
+    head = f"POST {EVENTS} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n"
+    head += f"Authorization: {moodle.headers['Authorization']}\r\n\r\n"
+    with served(service.app) as address:
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as line:
+            line.sendall(head.encode() + lines(event(1)))
+            answer = line.makefile("rb").read()  # to its end, so the connection is closed
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"did not come" in answer
+    assert room._reading == 0
+    assert journal(service.store) == 0
 
 
 def test_a_transaction_that_a_deadlock_ended_is_tried_again(

@@ -33,6 +33,8 @@ LONGEST_SLUG = 63
 # An answer that names more is put together beside the loop that serves the others.
 QUICK_REJECTIONS = 1_000
 READING_BYTES = 64 << 20  # of all bodies that are being read
+# Who sends one byte now and then would keep others from sending: so long a body may take.
+READING_S = 60.0
 QUICK_BYTES = 1 << 16  # what is larger is taken apart beside the loop that serves the others
 # For so long a key is believed that was good a moment ago: to look it up costs more than an event.
 TRUSTED_S = 5.0
@@ -82,28 +84,38 @@ class EventsRoom(AbstractContextManager["EventsRoom"]):
         """The events of a body, within the limits of one and of all that are being read.
 
         Raises:
-            Refusal: 400 or 413, nothing can be made of it; 429, too much is being read.
+            Refusal: 400 or 413, nothing can be made of it; 408, it does not come; 429, too much is
+                being read.
         """
         parts: list[bytes] = []
         size = 0
         try:
-            async for part in request.stream():
-                size += len(part)
-                self._reading += len(part)
-                if size > MOST_BYTES:
-                    raise too_large()
-                if self._reading > READING_BYTES:
-                    raise BusyError(
-                        "too many bodies are being read",
-                        next_step="Nothing of this request was taken; send it again in a moment.",
-                    )
-                parts.append(part)
+            async with asyncio.timeout(READING_S):
+                async for part in request.stream():
+                    size += len(part)
+                    self._reading += len(part)
+                    if size > MOST_BYTES:
+                        raise too_large()
+                    if self._reading > READING_BYTES:
+                        raise BusyError(
+                            "too many bodies are being read",
+                            next_step="Nothing of this request was taken; send it again in a "
+                            "moment.",
+                        )
+                    parts.append(part)
             encoding = request.headers.get("content-encoding", "")
             kind = request.headers.get("content-type", "")
             whole = b"".join(parts)
             if encoding or size > QUICK_BYTES:
                 return await asyncio.to_thread(lambda: cut(unpack(whole, encoding), kind))
             return cut(whole, kind)
+        except TimeoutError as error:
+            raise Refusal(
+                408,
+                f"the body did not come within {READING_S:.0f} s",
+                "Nothing of it was taken. Send it again, in several requests if the line is slow.",
+                {"Connection": "close"},
+            ) from error
         except TooLargeError as error:
             raise Refusal(413, error.what, error.next_step) from error
         except InputError as error:
@@ -153,8 +165,10 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         400: "the body cannot be read as events; nothing of it was taken",
         401: "nobody is signed in",
         403: "the caller may not send events, or not for this campus",
+        408: f"the body did not come within {READING_S:.0f} s; nothing of it was taken",
         413: f"the body is larger than {MOST_BYTES >> 20} MB; nothing of it was taken",
         429: "the client has sent its share, or too much is waiting; see Retry-After",
+        500: "a fault of the service; nothing of the body was taken",
         503: "the database is away; nothing of the body was taken",
     }.items()
 }
@@ -199,11 +213,19 @@ async def take_events(request: Request) -> Response:
         await room.throttle.take(principal.subject, len(body.events))
         source = f"http:{principal.name if principal.via is Via.KEY else principal.subject}"
         waiting = room.commits.submit(owner, source, NATIVE, body.events, body.size_bytes)
-        receipt = await asyncio.shield(asyncio.wrap_future(waiting))
     except (ThrottledError, BusyError) as error:
         raise _come_back(error) from error
+    try:
+        receipt = await asyncio.shield(asyncio.wrap_future(waiting))
     except TheonError as error:
         raise refusal(error) from error
+    except Exception as error:  # the committer has logged it
+        raise Refusal(
+            500,
+            "the events could not be taken in, for a reason that is in the service's log",
+            "Nothing of this request was taken. Send its events one by one to find the one that "
+            "is at fault, and tell whoever runs the service.",
+        ) from error
     status = 422 if receipt.refused.num_rows == receipt.received else 202
     many = receipt.refused.num_rows > QUICK_REJECTIONS
     answer = await asyncio.to_thread(_answer, receipt) if many else _answer(receipt)
