@@ -125,8 +125,8 @@ def settings_page(settings: type[Settings] = Settings) -> str:
     """Every setting: environment variable, default, what fits, meaning."""
     lines = ["# Settings", "", NOTE]
     lines += [
-        "All come from the environment and are checked when a command starts: a value that "
-        "does not fit ends it with status 2 and names the variable.",
+        "All come from the environment, where an empty one counts as not set, and are checked when "
+        "a command starts: a value that does not fit ends it with status 2 and names the variable.",
         "",
     ]
     rows = []

@@ -42,6 +42,21 @@ def test_a_value_that_does_not_fit_names_its_variable(monkeypatch: pytest.Monkey
         load_settings()
 
 
+def test_a_form_that_does_not_fit_is_shown_by_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BROKERS", "kafka-1")
+    with pytest.raises(InputError, match="should look like kafka-1:9092,kafka-2:9092"):
+        load_settings()
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files leave them so; an empty THEON_HOME would be whatever folder one stands in."""
+    unset = load_settings()
+    for variable in ("THEON_HOME", "THEON_HOST", "POSTGRES_URL", "KAFKA_BROKERS", "JWT_SECRET"):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("ENABLE_REAL_TIME_ANALYTICS", "")
+    assert load_settings() == unset
+
+
 def test_a_password_in_an_address_that_does_not_fit_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +19,7 @@ class Settings(BaseSettings):
         extra="ignore",
         populate_by_name=True,
         case_sensitive=True,  # or the field `home` would take $HOME, and `host` $HOST
+        env_ignore_empty=True,  # as `KAFKA_BROKERS: ${KAFKA_BROKERS:-}` in a compose file leaves it
     )
 
     home: Annotated[
@@ -122,6 +123,7 @@ class Settings(BaseSettings):
         str | None,
         Field(
             pattern=r"^(rediss?|unix)://",
+            examples=["redis://redis-1:6379/0"],
             validation_alias=AliasChoices("REDIS_URL", "redis_url"),
             description="A Redis that carries jobs to workers (`theon worker`); without it "
             "`theon serve` runs jobs itself.",
@@ -131,6 +133,7 @@ class Settings(BaseSettings):
         str | None,
         Field(
             pattern=r"^(\[[\da-fA-F:]+\]|[^\s,:/]+):\d+(,\s*(\[[\da-fA-F:]+\]|[^\s,:/]+):\d+)*$",
+            examples=["kafka-1:9092,kafka-2:9092"],
             validation_alias=AliasChoices("KAFKA_BROKERS", "kafka_brokers"),
             description="Kafka brokers, host:port, separated by commas: events are read from the "
             "topics user-events, course-events and assessment-events, and what became of them is "
@@ -277,6 +280,17 @@ class Settings(BaseSettings):
         return self.home.expanduser().resolve()
 
 
+def _fault(error: dict[str, Any]) -> str:
+    """What is wrong with one variable; a pattern is for machines, so a person sees an example."""
+    variable, what = error["loc"][0], error["msg"]
+    for field in Settings.model_fields.values():
+        names = field.validation_alias
+        named = isinstance(names, AliasChoices) and variable in names.choices
+        if named and field.examples and error["type"] == "string_pattern_mismatch":
+            what = f"should look like {field.examples[0]}"
+    return f"{variable}: {what} (is {_shown(error.get('input'))!r})"
+
+
 def _shown(value: object) -> object:
     """A value as it may be repeated: of `user:password@host` the host alone."""
     return re.sub(r"[^\s,/]*@", "…@", value) if isinstance(value, str) else value
@@ -291,9 +305,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [
-            f"  {e['loc'][0]}: {e['msg']} (is {_shown(e.get('input'))!r})" for e in error.errors()
-        ]
+        lines = [f"  {_fault(dict(one))}" for one in error.errors()]
         raise InputError(
             "settings do not fit:\n" + "\n".join(lines),
             where="environment",
