@@ -119,11 +119,21 @@ def test_a_body_of_which_nothing_can_be_taken_is_answered_422(moodle: TestClient
         (b'[{"id":1},', {"Content-Type": "application/json"}, 400),
         (b"x", {"Content-Encoding": "br"}, 400),
         (b"x", {"Content-Encoding": "gzip"}, 400),
+        (gzip.compress(b"{}"), {}, 400),
         (gzip.compress(bytes(11 << 20)), {"Content-Encoding": "gzip"}, 413),
         (b" " * ((10 << 20) + 1), {}, 413),
         (b"{}\n" * 100_001, {}, 413),
     ],
-    ids=["empty", "half an array", "brotli", "no gzip", "a bomb", "too large", "too many"],
+    ids=[
+        "empty",
+        "half an array",
+        "brotli",
+        "no gzip",
+        "unnamed gzip",
+        "a bomb",
+        "too large",
+        "too many",
+    ],
 )
 def test_a_body_that_cannot_be_read_is_refused_whole(
     moodle: TestClient, service: Service, body: bytes, headers: dict[str, str], status: int

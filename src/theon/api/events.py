@@ -108,7 +108,7 @@ class EventsRoom(AbstractContextManager["EventsRoom"]):
             whole = b"".join(parts)
             if encoding or size > QUICK_BYTES:
                 return await asyncio.to_thread(lambda: cut(unpack(whole, encoding), kind))
-            return cut(whole, kind)
+            return cut(unpack(whole, encoding), kind)
         except TimeoutError as error:
             raise Refusal(
                 408,
