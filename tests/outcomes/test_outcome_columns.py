@@ -1,5 +1,6 @@
 """D4: outcomes are known at once, corrected by what comes later, and computed again if need be."""
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -11,8 +12,10 @@ from tests.events import native_events
 from tests.metrics.conftest import District, district, make_district
 from tests.outcomes.test_exact_outcomes import outcomes, put, see
 from theon.events.outcomes import load_rules, parse_rules
+from theon.lake.engine import open_engine
 from theon.metrics.catalog import get_metric, load_catalog
 from theon.metrics.explain import explain
+from theon.metrics.outcomes import lake_facts
 from theon.metrics.tables import ensure_tables
 from theon.metrics.verify import verify
 from theon.outcomes.observer import observe
@@ -273,3 +276,19 @@ def test_explain_shows_the_facts_behind_the_outcomes(district: District, campus:
     assert found.facts["event_id"].to_pylist() == ["s", "done"]
     assert found.totals["quizzes_avg_score"] == found.value["quizzes_avg_score"] == 80.0
     assert "exactly what these events give" in found.sentences[-1]
+
+
+def test_long_answers_take_no_more_memory_than_there_is(district: District, campus: str) -> None:
+    """Whole pages in `other`, and one of a megabyte; the engine may hold 200 MB."""
+    long = {"answer": "a word " * 700, "longer": {"words": ["x"] * 100}}
+    done = [
+        row(f"e{n}", "AssessmentCompleted", {**ATTEMPT, **long, "score": 8, "max_score": 10})
+        for n in range(6_000)
+    ]
+    longest = row("m", "SubmissionCreated", {"assignment_id": "a", "text": "x" * 1_000_000})
+    put(district, campus, [*done, longest])
+    small = district.settings.model_copy(update={"engine_memory_mb": 200, "engine_threads": 2})
+    with open_engine(small) as engine:
+        parts = list(lake_facts(engine, district.lake.files(campus), load_rules()))
+    kinds = Counter(kind for part in parts for kind in part["kind"].to_pylist())
+    assert kinds == {"attempt": 6_000, "submission": 1}

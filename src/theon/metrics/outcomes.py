@@ -4,10 +4,15 @@ Day by day they are the observers' (`theon.outcomes`); here they are computed fr
 the facts, if need be, from all events of the lake.
 """
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from theon.events.outcomes import FACT_SCHEMA, OutcomeRules, short_id_sql
 from theon.events.retractions import named_ids_sql
@@ -22,7 +27,9 @@ from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-BATCH_ROWS = 65_536
+TOGETHER_ROWS = 2_048  # as many as DuckDB looks at together
+TOGETHER_BYTES = 1 << 20  # of their `other`
+PART_BYTES = 32 << 20
 
 
 def rewrite_outcomes(
@@ -51,11 +58,13 @@ def rewrite_outcomes(
             lock(conn, campus.id)
         else:
             retracted = _retracted(engine, files)
-            facts = engine.sql(lake_facts_sql(files, rules)).to_arrow_reader(BATCH_ROWS)
+            facts = (
+                batch for part in lake_facts(engine, files, rules) for batch in part.to_batches()
+            )
             replace_facts(
                 conn,
                 campus.id,
-                facts.cast(FACT_SCHEMA),
+                pa.RecordBatchReader.from_batches(FACT_SCHEMA, facts),
                 retracted,
                 partial(_in_lake, engine, files),
             )
@@ -66,20 +75,54 @@ def rewrite_outcomes(
         }
 
 
-def lake_facts_sql(files: list[LakeFile], rules: OutcomeRules) -> str:
-    """SQL of the facts that the events of these files give, columns as in `FACT_SCHEMA`.
+def lake_facts(
+    engine: duckdb.DuckDBPyConnection, files: list[LakeFile], rules: OutcomeRules
+) -> Iterator[pa.Table]:
+    """The facts that the events of these files give, part by part; columns as in `FACT_SCHEMA`.
 
     Events that others of them take back give none.
+
+    Args:
+        engine: read with connections of its own; what it does in between is the caller's affair.
+        files: the lake's, of one campus.
+        rules: that say which events give which facts.
     """
     if not files:
-        nothing = ", ".join(f"NULL AS {name}" for name in FACT_SCHEMA.names)
-        return f"SELECT {nothing} WHERE false"
+        return
+    reading, working = engine.cursor(), engine.cursor()
     names = ", ".join(map(sql_text, rules.event_names))
-    return (
-        f"WITH told AS MATERIALIZED (SELECT * FROM {_events(files)} WHERE event_name IN ({names})) "
-        f"SELECT {', '.join(FACT_SCHEMA.names)} FROM ({rules.facts_sql('told')}) "
-        f"ANTI JOIN ({_retracted_sql(files)}) USING (event_id)"
-    )
+    told = reading.sql(f"SELECT * FROM {_events(files)} WHERE event_name IN ({names})")
+    retracted = pa.array(_retracted(working, files), pa.string())
+    working.register("retracted_", pa.table({"event_id": retracted}))
+    for part in _parts(told.to_arrow_reader(TOGETHER_ROWS)):
+        working.register("told_", part)
+        wanted = rules.rules_of(pc.unique(part["event_name"]).to_pylist())
+        facts = working.sql(
+            f"SELECT {', '.join(FACT_SCHEMA.names)} FROM ({rules.facts_sql('told_', wanted)}) "
+            "ANTI JOIN retracted_ USING (event_id)"
+        )
+        yield facts.to_arrow_table().cast(FACT_SCHEMA)
+
+
+def _parts(events: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """The events in tables of about `PART_BYTES`, and these in pieces of `TOGETHER_BYTES`.
+
+    The engine looks at the rows of a piece together. It holds what it makes of their JSON, for each
+    of the keys that it looks for, several times as large as the text, and cannot spill it.
+    """
+    pieces: list[pa.RecordBatch] = []
+    size = 0
+    for batch in events:
+        other: Any = batch["other"]  # its stubs do not know that it is text
+        ends = np.cumsum(pc.fill_null(pc.binary_length(other), 0).to_numpy())
+        cuts = [0, *(np.flatnonzero(np.diff(ends // TOGETHER_BYTES)) + 1), batch.num_rows]
+        pieces += [batch.slice(start, end - start) for start, end in pairwise(cuts)]
+        size += batch.nbytes
+        if size >= PART_BYTES:
+            yield pa.Table.from_batches(pieces)
+            pieces, size = [], 0
+    if pieces:
+        yield pa.Table.from_batches(pieces)
 
 
 def _retracted_sql(files: list[LakeFile]) -> str:

@@ -15,12 +15,13 @@ import duckdb
 
 from theon.events import outcomes
 from theon.events.activity import load_rules
+from theon.events.outcomes import FACT_SCHEMA
 from theon.lake.engine import open_engine
 from theon.lake.table import EventLake
 from theon.metrics import kernel
 from theon.metrics.catalog import Column, Metric, load_catalog
 from theon.metrics.export import published_rows
-from theon.metrics.outcomes import lake_facts_sql
+from theon.metrics.outcomes import lake_facts
 from theon.metrics.window import Window
 from theon.observability.progress import ProgressReporter, SilentProgress
 from theon.outcomes.states import states_sql
@@ -146,11 +147,14 @@ def _recompute_days(
 
 def _recompute_outcomes(engine: duckdb.DuckDBPyConnection, lake: EventLake, campus: Campus) -> None:
     """Fill the temp table `facts_` of one campus with what its events say of outcomes."""
-    facts = lake_facts_sql(lake.files(campus.slug), outcomes.load_rules())
-    engine.execute(
-        "CREATE TEMP TABLE facts_ AS SELECT *, 0 AS campus_id, "
-        f"timezone('{campus.timezone}', occurred_at::TIMESTAMPTZ) AS local_at FROM ({facts})"
-    ).fetchall()
+    engine.register("part_", FACT_SCHEMA.empty_table())
+    local = f"timezone('{campus.timezone}', occurred_at::TIMESTAMPTZ) AS local_at"
+    told = f"SELECT *, 0 AS campus_id, {local} FROM part_"
+    engine.execute(f"CREATE TEMP TABLE facts_ AS {told}").fetchall()
+    for part in lake_facts(engine, lake.files(campus.slug), outcomes.load_rules()):
+        engine.register("part_", part)
+        engine.execute(f"INSERT INTO facts_ {told}").fetchall()
+    engine.unregister("part_")
 
 
 def _expected_sql(metric: Metric, campus: Campus, family: str) -> str:
