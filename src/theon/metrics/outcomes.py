@@ -29,7 +29,7 @@ from theon.store.scope import Scope
 
 TOGETHER_ROWS = 2_048  # as many as DuckDB looks at together
 TOGETHER_BYTES = 1 << 20  # of their `other`
-PART_BYTES = 32 << 20
+PART_BYTES = 16 << 20
 
 
 def rewrite_outcomes(
