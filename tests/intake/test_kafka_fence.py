@@ -126,9 +126,11 @@ def test_in_any_order_of_assignments_late_writes_and_rewinds_each_message_counts
 PLACE = (TOPIC, 0)
 
 
-def read_to(store: Store, extent: Extent, **how: bool) -> tuple[Position, Lost | None]:
+def read_to(
+    store: Store, extent: Extent, group: str = GROUP, **how: bool
+) -> tuple[Position, Lost | None]:
     with store.transaction(Scope.district()) as conn:
-        return settle(conn, GROUP, PLACE, extent, **how)
+        return settle(conn, group, PLACE, extent, **how)
 
 
 def test_a_partition_begins_where_the_broker_begins(store: Store) -> None:
@@ -148,6 +150,16 @@ def test_another_topic_of_the_same_name_is_read_from_its_beginning(store: Store)
     position, gap = read_to(store, Extent(0, 100, "t2"))
     assert position == Position(0, 1, "t2")
     assert gap == Lost(PLACE, MADE_ANEW, 7, None)
+
+
+def test_a_topic_is_the_same_for_every_group(store: Store) -> None:
+    """Or messages without an id would have another in another group, and count again."""
+    read_to(store, Extent(7, 9, "t1"))
+    read_to(store, Extent(0, 9, "t2"))
+    assert read_to(store, Extent(0, 9, "t2"), "late")[0] == Position(0, 1, "t2")
+    assert read_to(store, Extent(0, 9, "t4"), "late")[0] == Position(0, 2, "t4")
+    assert read_to(store, Extent(0, 9, "t4"))[0] == Position(0, 2, "t4")
+    assert read_to(store, Extent(0, 9, None), "of a broker that tells no ids")[0] == Position(0, 2)
 
 
 def test_a_partition_that_ends_too_early_is_believed_only_in_the_end(store: Store) -> None:

@@ -20,6 +20,16 @@ EXPIRED = "were removed by the topic's retention before they were read."
 CUT_OFF = "that were read are not there any more: a broker lost them, and perhaps others."
 MADE_ANEW = "was deleted and made anew, so its offsets begin again."
 
+# Of all groups, as ids of messages that have none are made of it: of a topic that one of them knows
+# it is the same for each, of one that none knows the next. Some brokers tell no ids of topics.
+_GENERATION = """(
+    SELECT coalesce(
+        max(generation) FILTER (WHERE CAST(:topic_id AS text) IS NULL OR topic_id = :topic_id),
+        CASE WHEN bool_and(topic_id IS NULL) THEN max(generation) ELSE max(generation) + 1 END,
+        0
+    )
+    FROM theon.kafka_offsets WHERE (topic, partition) = (:topic, :partition)
+)"""
 _ROOT = f"(SELECT id FROM theon.campuses WHERE slug = '{DISTRICT}')"
 
 
@@ -92,8 +102,8 @@ def settle(
     conn.execute(
         text(
             "INSERT INTO theon.kafka_offsets (campus_id, group_id, topic, partition, topic_id,"
-            f" next_offset) VALUES ({_ROOT}, :group, :topic, :partition, :topic_id, :low)"
-            " ON CONFLICT DO NOTHING"
+            f" generation, next_offset) VALUES ({_ROOT}, :group, :topic, :partition, :topic_id,"
+            f" {_GENERATION}, :low) ON CONFLICT DO NOTHING"
         ),
         {**who, "low": extent.low, "topic_id": extent.topic_id},
     )
@@ -108,7 +118,10 @@ def settle(
     anew = None not in (found.topic_id, extent.topic_id) and found.topic_id != extent.topic_id
     lost = None
     if anew:
-        position = Position(extent.low, found.generation + 1, extent.topic_id)
+        generation = conn.execute(
+            text(f"SELECT {_GENERATION}"), {**who, "topic_id": extent.topic_id}
+        ).scalar_one()
+        position = Position(extent.low, generation, extent.topic_id)
         lost = Lost(place, MADE_ANEW, found.next_offset, None)
     elif found.next_offset > extent.high:
         if not cut_off:
