@@ -19,6 +19,13 @@ class SourceFormat(StrEnum):
     EDX = "edx"
 
 
+_REPLAY = {
+    each: " Or mend and replay them as dead letters: theon intake dead-letters list --source"
+    f" file:{each}"
+    for each in (SourceFormat.NDJSON, SourceFormat.XAPI, SourceFormat.EDX)
+}
+
+
 def ingest(
     location: Annotated[
         str,
@@ -75,7 +82,8 @@ def ingest(
     if summary.rejects_file is not None:
         typer.secho(
             f"{summary.rejected:,} rows were rejected; they are listed in {summary.rejects_file}. "
-            "Mend them and ingest the file again; nothing is counted twice.",
+            "Mend them and ingest the file again; nothing is counted twice."
+            + _REPLAY.get(source_format, ""),
             fg=typer.colors.RED,
             err=True,
         )

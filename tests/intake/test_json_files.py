@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from moodle_logs import lake_rows, log_row, write_log
 
 from theon.errors import InputError
-from theon.intake import json_files, json_lines
+from theon.intake import json_files, json_lines, runs
 from theon.intake.json_lines import Blocks, Ending, cut_file
+from theon.intake.letters import LetterFilter, get_letter, list_letters
 from theon.intake.runs import IngestSummary
 from theon.lake.table import EventLake
+from theon.store.engine import Store
+from theon.store.scope import Scope
 
 Take = Callable[..., IngestSummary]
 
@@ -153,6 +156,44 @@ def test_a_folder_is_read_with_its_rotated_files_and_nothing_else(
     assert summary.rejects_file is not None
     assert "old/tracking.log.1" in summary.rejects_file.read_text()
     assert len(ids(lake)) == 3
+
+
+def test_lines_that_cannot_be_read_are_dead_letters_too_each_once(
+    take: Take, tmp_path: Path, lake: EventLake, store: Store, lincoln: str
+) -> None:
+    """Byte for byte, also where they are no text; a log that is read again adds none."""
+    bad = [b'{"event_type": "x", "time": "\xff\x00"}', b"{", b"{}"]
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "tracking.log").write_bytes(lines([tracking(1)]) + b"\n".join([*bad, b""]))
+    for _ in range(2):
+        take(logs, "edx")
+        (logs / "tracking.log").rename(logs / "tracking.log.1")
+        (logs / "tracking.log").write_bytes(lines([tracking(2)]) + b"{\n")
+    with store.transaction(Scope(lincoln)) as conn:
+        letters = [get_letter(conn, one.id) for one in list_letters(conn, LetterFilter())]
+        kept = conn.exec_driver_sql("SELECT original FROM theon.dead_letters ORDER BY id")
+        assert [bytes(original) for original in kept.scalars()] == bad
+        counted = conn.exec_driver_sql("SELECT rejected, dead_lettered FROM theon.delivery_counts")
+        assert [sum(column) for column in zip(*counted.all(), strict=True)] == [7, 3]
+    places = [one.letter.place for one in reversed(letters)]
+    assert places == [f"tracking.log, line {number}" for number in (2, 3, 4)]
+    assert {one.letter.format for one in letters} == {"edx"}
+
+
+def test_of_lines_that_cannot_be_read_no_more_is_held_than_a_part_has_room_for(
+    take: Take, tmp_path: Path, lake: EventLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_files, "MOST_ORIGINAL_BYTES", 10_000)
+    monkeypatch.setattr(runs, "MOST_LISTED", 30)
+    monkeypatch.setattr(json_lines, "BLOCK_BYTES", 5_000)
+    bad = b"".join(b'{"%d": "%s"}\n' % (n, b"x" * 1000) for n in range(50))
+    (tmp_path / "e.ndjson").write_bytes(lines([native(1)]) + bad + lines([native(2)]))
+    summary = take(tmp_path / "e.ndjson", "ndjson")
+    assert (summary.read, summary.new, summary.rejected) == (52, 2, 50)
+    assert summary.notes == ("20 more rejected rows are counted but not listed.",)
+    assert summary.rejects_file is not None
+    assert len(summary.rejects_file.read_text().splitlines()) == 31
 
 
 def test_a_folder_without_such_files_is_refused(take: Take, tmp_path: Path) -> None:

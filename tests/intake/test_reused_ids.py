@@ -13,7 +13,11 @@ from moodle_logs import lake_rows
 from test_json_files import ids, lines, native, statement
 
 from theon.intake.arrivals import REUSED_ID
+from theon.intake.delivery import VALIDATE
+from theon.intake.letters import LetterFilter, get_letter, list_letters
+from theon.intake.mends import read_mend
 from theon.intake.pipeline import ingest
+from theon.intake.replay import read_mapped, replay
 from theon.intake.runs import IngestSummary
 from theon.lake.table import EventLake
 from theon.roster.campuses import add_campus
@@ -110,3 +114,66 @@ def test_the_first_event_of_each_id_stays_and_every_row_is_accounted_for(
         assert told(summary) == (len(batch), len(new), len(batch) - len(new) - wrong, wrong)
     found = dict(lake_rows(lake, "SELECT event_id, user_id FROM events"))
     assert found == {f"e{event}": f"{user}" for event, user in first.items()}
+
+
+def as_lines(rows: list[Any]) -> bytes:
+    return lines(rows)
+
+
+def as_array(rows: list[Any]) -> bytes:
+    return json.dumps(rows, indent=1).encode()
+
+
+def as_one_line(rows: list[Any]) -> bytes:
+    """All elements begin on one line, so its number alone tells of none."""
+    return json.dumps({"statements": rows, "more": ""}).encode()
+
+
+WRITTEN = {
+    "lines": ("ndjson", as_lines),
+    "array": ("ndjson", as_array),
+    "statements": ("xapi", as_lines),
+    "array of statements": ("xapi", as_array),
+    "answer of a store": ("xapi", as_one_line),
+}
+
+
+@pytest.mark.parametrize("where", ["plain", "packed", "folder"])
+@pytest.mark.parametrize("written", list(WRITTEN))
+def test_a_line_refused_for_its_id_is_kept_byte_for_byte_and_can_be_replayed(
+    take: Take, store: Store, lincoln: str, tmp_path: Path, written: str, where: str
+) -> None:
+    """Unmended it is refused again, with an id of its own taken in; reading adds no second."""
+    source_format, write = WRITTEN[written]
+    make, said = (native, "occurred_at") if source_format == "ndjson" else (statement, "timestamp")
+    other = make(2) | {said: "2026-04-01T10:00:00Z"}
+    raw = write([make(1), make(2), other, make(3)])
+    file = tmp_path / "logs" / "of 2026" / "e.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(gzip.compress(raw) if where == "packed" else raw)
+    location = tmp_path / "logs" if where == "folder" else file
+    assert told(take(location, source_format)) == (4, 3, 0, 1)
+    assert told(take(location, source_format)) == (4, 0, 3, 1)
+
+    [(line, _, detail)] = set(rejects(store, lincoln))
+    with store.transaction(Scope(lincoln)) as conn:
+        originals = conn.exec_driver_sql("SELECT original FROM theon.intake_rejects").scalars()
+        [original] = set(originals)
+        [letter] = list_letters(conn, LetterFilter(None))
+        shown = get_letter(conn, letter.id)
+    assert json.loads(original) == other
+    assert original.encode() in raw  # as it stands there, blanks and all
+    assert shown.original == original
+    assert (letter.source, letter.stage) == (f"file:{source_format}", VALIDATE)
+    assert letter.reason == REUSED_ID
+    name = "of 2026/e.json" if where == "folder" else "e.json"
+    assert letter.place == f"{name}, line {line}"
+    assert detail.startswith(f"{name}: ") == (where == "folder")
+    assert raw.split(b"\n")[line - 1].count(original.encode().split(b"\n")[0])
+
+    with store.transaction(Scope(lincoln)) as conn:
+        [again] = replay(conn, read_mapped, [letter.id], "ada").tried
+        assert (again.outcome, again.reason) == ("refused", REUSED_ID)
+        mend = read_mend([{"do": "set", "field": "id", "value": make(7)["id"]}])
+        [mended] = replay(conn, read_mapped, [letter.id], "ada", mend=mend).tried
+        assert mended.outcome == "accepted"

@@ -4,12 +4,13 @@ It is written in the transaction that accepts the events, so it agrees with them
 a source and an hour is locked until that transaction ends, so it is written last.
 """
 
+import hashlib
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 from sqlalchemy import Connection, text
 
-from theon.intake.arrivals import Arrival
 from theon.intake.clocks import NO_LAGS, Lags
 
 # Of one source in one hour. Beyond it letters are counted, and not kept: whoever sends garbage
@@ -91,9 +92,11 @@ def keep_letters(
     conn: Connection,
     campus_id: int,
     source: str,
-    arrival: Arrival,
+    source_format: str,
     refused: pa.Table,
     stage: str = VALIDATE,
+    *,
+    once: bool = False,
 ) -> int:
     """Keep what was refused, byte for byte, as far as there is room in this hour.
 
@@ -101,13 +104,17 @@ def keep_letters(
         conn: the transaction that accepts the events.
         campus_id: whose source.
         source: its name.
-        arrival: says by which format it was read.
+        source_format: by which it was read.
         refused: `REFUSED_SCHEMA`.
         stage: of the pipeline, which refused them.
+        once: whether to leave out what this source has sent before, in the same bytes, as long
+            as that is kept: a log is read again and again.
 
     Returns:
         How many were kept: those of up to a megabyte, up to `MOST_LETTERS` in the hour.
     """
+    if once:
+        refused = _not_kept(conn, campus_id, source, refused)
     kept = conn.execute(
         text(
             "SELECT coalesce(max(dead_lettered), 0) FROM theon.delivery_counts"
@@ -119,7 +126,7 @@ def keep_letters(
         {
             "campus": campus_id,
             "source": source,
-            "format": arrival.format,
+            "format": source_format,
             "stage": stage,
             "reason": row["reason"],
             "detail": row["detail"],
@@ -139,3 +146,21 @@ def keep_letters(
             rows,
         )
     return len(rows)
+
+
+def _not_kept(conn: Connection, campus_id: int, source: str, refused: pa.Table) -> pa.Table:
+    """The first of each original, of those that no dead letter of the source holds."""
+    firsts: dict[str, int] = {}
+    originals: list[Any] = refused["original"].to_pylist()
+    for row, original in enumerate(originals):
+        firsts.setdefault(hashlib.md5(original, usedforsecurity=False).hexdigest(), row)
+    held = conn.execute(
+        text(
+            "SELECT md5(original) FROM theon.dead_letters"
+            " WHERE campus_id = :campus AND source = :source AND md5(original) = ANY (:hashes)"
+        ),
+        {"campus": campus_id, "source": source, "hashes": list(firsts)},
+    ).scalars()
+    known = set(held)
+    new = [row for original, row in firsts.items() if original not in known]
+    return refused.take(pa.array(new, pa.int64()))

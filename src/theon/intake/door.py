@@ -77,7 +77,7 @@ def accept(
             write_journal(conn, campus.id, campus.slug, source, batch, events)
     kept = 0
     if letters and refused.num_rows:
-        kept = keep_letters(conn, campus.id, source, arrival, refused)
+        kept = keep_letters(conn, campus.id, source, arrival.format, refused)
     record_delivery(
         conn,
         campus.id,

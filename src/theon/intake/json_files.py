@@ -17,17 +17,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from theon.errors import InputError
-from theon.intake.arrivals import EVENT_COLUMNS, ORDINAL
+from theon.intake.arrivals import EVENT_COLUMNS, ORDINAL, no_refused
 from theon.intake.json_lines import Blocks, Cut, Ending, cut_file
 from theon.intake.mapped import Mapped, map_lines
 from theon.intake.mapping_checks import AHEAD_S, NOT_JSON
+from theon.intake.origins import (
+    MOST_ORIGINAL_BYTES,
+    Origins,
+    StagedLines,
+    as_rejects,
+    name_places,
+)
 from theon.intake.sniff import read_head
 from theon.intake.staged import (
     MOST_LISTED,
     ROW_GROUP_ROWS,
-    Staged,
+    Unread,
     no_rejects,
-    rejects_table,
 )
 from theon.observability.progress import ProgressReporter, SilentProgress, Step
 
@@ -46,7 +52,7 @@ def stage_json(
     source_format: str,
     workspace: Path,
     progress: ProgressReporter | None = None,
-) -> Iterator[Staged]:
+) -> Iterator[StagedLines]:
     """Read a file, or all files of a folder, in parts.
 
     Args:
@@ -98,14 +104,23 @@ class _Part:
     rejected: int = 0
     rows: int = 0
     rejects: list[pa.Table] = field(default_factory=list)
+    refused: list[pa.Table] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     waiting: list[pa.Table] = field(default_factory=list)
     line_numbers: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    numbers: list[npt.NDArray[np.int64]] = field(default_factory=list)
     writer: pq.ParquetWriter | None = None
 
-    def add(self, events: pa.Table, line_numbers: npt.NDArray[np.int64]) -> None:
+    @property
+    def full(self) -> bool:
+        originals = sum(table["original"].nbytes for table in self.refused)
+        return self.rows >= PART_EVENTS or originals >= MOST_ORIGINAL_BYTES
+
+    def add(self, events: pa.Table, line_numbers: npt.NDArray[np.int64], first: int) -> None:
+        ordinals = events[ORDINAL].to_numpy()
         self.rows += events.num_rows
-        self.line_numbers.append(line_numbers[events[ORDINAL].to_numpy()])
+        self.line_numbers.append(line_numbers[ordinals])
+        self.numbers.append(ordinals.astype(np.int64) + first)
         self.waiting.append(events.select(_STAGED.names))
         if sum(table.num_rows for table in self.waiting) >= ROW_GROUP_ROWS:
             self._write(final=False)
@@ -124,9 +139,10 @@ class _Part:
         self.writer.write_table(rows.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
         self.waiting = [rows.slice(whole)]
 
-    def staged(self, incomplete: str) -> Staged:
+    def staged(self, incomplete: str, reader: "_Reader") -> StagedLines:
         rejects = pa.concat_tables([no_rejects(), *self.rejects])
-        return Staged(
+        none = np.empty(0, np.int64)
+        return StagedLines(
             self.path,
             read=self.read,
             rows=self.rows,
@@ -134,7 +150,14 @@ class _Part:
             rejects=rejects,
             notes=self.notes,
             incomplete=incomplete,
-            line_numbers=np.concatenate([np.empty(0, np.int64), *self.line_numbers]),
+            origins=Origins(
+                reader.path,
+                reader.shown,
+                reader.mapping,
+                np.concatenate([none, *self.line_numbers]),
+                np.concatenate([none, *self.numbers]),
+            ),
+            unread=Unread(reader.mapping, pa.concat_tables([no_refused(), *self.refused])),
         )
 
 
@@ -154,18 +177,19 @@ class _Reader:
     workspace: Path
     shown: str
 
-    def parts(self, step: Step) -> Iterator[Staged]:
+    def parts(self, step: Step) -> Iterator[StagedLines]:
         blocks, ending = Blocks(self.path), Ending()
         latest_s = time.time() + AHEAD_S
-        part, number, percent = self._part(0), 0, 0
+        part, number, percent, first = self._part(0), 0, 0, 0
         for cut in cut_file(blocks, ending):
-            self._take(part, cut, latest_s, packed=blocks.packed)
+            self._take(part, cut, first, latest_s, packed=blocks.packed)
+            first += len(cut.events)
             done = 100 * blocks.done_bytes // max(blocks.size_bytes, 1)
             step.advance(max(min(done, 100) - percent, 0))
             percent = max(min(done, 100), percent)
-            if part.rows >= PART_EVENTS:
+            if part.full:
                 part.close()
-                yield part.staged("")
+                yield part.staged("", self)
                 number += 1
                 part = self._part(number)
         part.close()
@@ -173,13 +197,14 @@ class _Reader:
             f"{self.path.name} {ending.incomplete}: what it holds up to there was read. Copy or "
             "export it again and run the same command; events that are in already are recognised."
             if ending.incomplete
-            else ""
+            else "",
+            self,
         )
 
     def _part(self, number: int) -> _Part:
         return _Part(self.workspace / f"events-{number}.parquet")
 
-    def _take(self, part: _Part, cut: Cut, latest_s: float, *, packed: bool) -> None:
+    def _take(self, part: _Part, cut: Cut, first: int, latest_s: float, *, packed: bool) -> None:
         lines = pa.table(
             {ORDINAL: pa.array(range(len(cut.events)), pa.int32()), "line": cut.events}
         )
@@ -194,24 +219,13 @@ class _Reader:
                 f"The last line of {self.path.name} has no end yet; it is read when the file is "
                 "read again.",
             )
-        part.add(mapped.events, cut.line_numbers)
+        part.add(mapped.events, cut.line_numbers, first)
         part.rejected += refused.num_rows
         room = MOST_LISTED - sum(table.num_rows for table in part.rejects)
         if refused.num_rows and room > 0:
-            part.rejects.append(self._rejects(refused.slice(0, room), cut.line_numbers))
-
-    def _rejects(self, refused: pa.Table, line_numbers: npt.NDArray[np.int64]) -> pa.Table:
-        at = line_numbers[refused[ORDINAL].to_numpy()].tolist()
-        details = refused["detail"].to_pylist()
-        if self.shown:
-            details = [f"{self.shown}: {said}" if said else self.shown for said in details]
-        rows = zip(at, refused.to_pylist(), details, strict=True)
-        return rejects_table(
-            [
-                (line, row["reason"], said, row["original"].decode("utf-8", "backslashreplace"))
-                for line, row, said in rows
-            ]
-        )
+            refused = refused.slice(0, room)
+            part.rejects.append(as_rejects(refused, self.shown, cut.line_numbers))
+            part.refused.append(name_places(refused, self.path, self.shown, cut.line_numbers))
 
 
 def _last_is_broken(mapped: Mapped, lines: int) -> bool:

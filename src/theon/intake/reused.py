@@ -8,17 +8,13 @@ same for events that come one by one (`theon.intake.event_ids`).
 from dataclasses import replace
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
-from theon.intake.arrivals import REUSED_ID
+from theon.intake.arrivals import ARRIVAL_SCHEMA, ORDINAL, REFUSED_SCHEMA, REUSED_ID
 from theon.intake.event_ids import CONTENT_COLUMNS
-from theon.intake.staged import (
-    MOST_LISTED,
-    STAGED_COLUMNS,
-    Staged,
-    copy_to_parquet,
-    rejects_table,
-)
+from theon.intake.origins import StagedLines, as_rejects, name_places
+from theon.intake.staged import MOST_LISTED, STAGED_COLUMNS, copy_to_parquet
 from theon.lake.engine import open_engine, sql_list, sql_text
 from theon.lake.table import EventLake
 from theon.settings import Settings
@@ -26,14 +22,16 @@ from theon.settings import Settings
 _CONTENT = f"md5(row({', '.join(CONTENT_COLUMNS)})::VARCHAR)"
 
 
-def without_reused(lake: EventLake, settings: Settings, campus: str, staged: Staged) -> Staged:
+def without_reused(
+    lake: EventLake, settings: Settings, campus: str, staged: StagedLines
+) -> StagedLines:
     """The same with each id once: repetitions are known, other events under it are rejects.
 
     Args:
         lake: whose events came before; looked through whole, for an id says nothing of the time.
         settings: for the engine.
         campus: slug of the campus of both.
-        staged: with `line_numbers`.
+        staged: a part of a file that is still there, so that lines can be read again.
     """
     files = [file.path for file in lake.files(campus)]
     with open_engine(settings) as engine:
@@ -43,6 +41,7 @@ def without_reused(lake: EventLake, settings: Settings, campus: str, staged: Sta
         known, reused = _judge(engine, rows)
         if not known and not reused:
             return staged
+        listed = _with_reused(engine, staged, rows, files) if reused else staged
         target = staged.path.with_suffix(".once.parquet")
         kept = copy_to_parquet(
             engine,
@@ -52,11 +51,10 @@ def without_reused(lake: EventLake, settings: Settings, campus: str, staged: Sta
         )
         target.replace(staged.path)
         return replace(
-            staged,
+            listed,
             rows=kept,
             known=staged.known + known,
             rejected=staged.rejected + reused,
-            rejects=_with_reused(engine, staged),
         )
 
 
@@ -107,14 +105,55 @@ def _judge(engine: duckdb.DuckDBPyConnection, rows: str) -> tuple[int, int]:
     return int(found[0]), int(found[1])
 
 
-def _with_reused(engine: duckdb.DuckDBPyConnection, staged: Staged) -> pa.Table:
+def _with_reused(
+    engine: duckdb.DuckDBPyConnection, staged: StagedLines, rows: str, files: list[str]
+) -> StagedLines:
+    """The same with rows that are left out for their id among the rejects, line by line."""
     room = MOST_LISTED - staged.rejects.num_rows
     found = engine.execute(
         f"SELECT record, event_id FROM dropped_ WHERE NOT is_known ORDER BY record LIMIT {room}"
     ).fetchall()
-    lines = staged.line_numbers
-    listed = [
-        (None if lines is None else int(lines[record]), REUSED_ID, str(event_id), None)
-        for record, event_id in found
-    ]
-    return pa.concat_tables([staged.rejects, rejects_table(listed)])
+    records = np.array([record for record, _ in found], np.int64)
+    ids = [str(event_id) for _, event_id in found]
+    origins, unread = staged.origins, staged.unread
+    originals = origins.lines(records, ids) if ids else []
+    refused = pa.table(
+        {
+            ORDINAL: pa.array(range(len(ids)), pa.int32()),
+            "reason": pa.array([REUSED_ID] * len(ids), pa.string()),
+            "detail": pa.array(ids, pa.string()),
+            "original": pa.array([line or b"" for line in originals], pa.binary()),
+            "place": pa.nulls(len(ids), pa.string()),
+        },
+        schema=REFUSED_SCHEMA,
+    )
+    numbers = origins.line_numbers[records]
+    named = name_places(refused, origins.path, origins.shown, numbers)
+    kept = named.filter(pa.array([line is not None for line in originals], pa.bool_()))
+    return replace(
+        staged,
+        rejects=pa.concat_tables([staged.rejects, as_rejects(refused, origins.shown, numbers)]),
+        unread=replace(
+            unread,
+            refused=pa.concat_tables([unread.refused, kept]),
+            standing=_standing(engine, rows, files),
+        ),
+    )
+
+
+def _standing(engine: duckdb.DuckDBPyConnection, rows: str, files: list[str]) -> pa.Table:
+    """The events that stay, under the ids of those that are refused; `ARRIVAL_SCHEMA`."""
+    columns = ", ".join(STAGED_COLUMNS)
+    reused = "event_id IN (SELECT event_id FROM dropped_ WHERE NOT is_known)"
+    parts = [f"SELECT {columns}, 1 AS later, file_row_number AS record FROM {rows} WHERE {reused}"]
+    if files:
+        lake = f"read_parquet({sql_list(files)}, hive_partitioning = false)"
+        parts.append(f"SELECT {columns}, 0, 0 FROM {lake} WHERE {reused}")
+    found = engine.sql(
+        f"SELECT DISTINCT ON (event_id) {columns} FROM ({' UNION ALL '.join(parts)})"
+        f" ORDER BY event_id, later, record LIMIT {MOST_LISTED}"
+    ).to_arrow_table()
+    ordinals = pa.array(range(found.num_rows), pa.int32())
+    found = found.append_column(ORDINAL, ordinals).select(ARRIVAL_SCHEMA.names)
+    standing: pa.Table = found.cast(ARRIVAL_SCHEMA)
+    return standing

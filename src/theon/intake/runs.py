@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from sqlalchemy import Connection, text
 
-from theon.intake.delivery import record_delivery
-from theon.intake.staged import REJECT_SCHEMA, Staged
+from theon.intake.delivery import keep_letters, record_delivery
+from theon.intake.event_ids import register
+from theon.intake.staged import MOST_LISTED, REJECT_SCHEMA, Staged
 from theon.lake.table import AppendResult
 from theon.roster.campuses import Campus
 from theon.settings import Settings
@@ -83,6 +84,8 @@ class Run:
     reasons: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     incomplete: bool = False
+    listed: int = 0
+    unlisted: int = 0
 
     @classmethod
     def begin(
@@ -125,14 +128,16 @@ class Run:
         self.incomplete = self.incomplete or bool(staged.incomplete)
         self.notes += [n for n in (*staged.notes, staged.incomplete) if n and n not in self.notes]
         unlisted = staged.rejected - staged.rejects.num_rows
-        if unlisted:
-            self.notes.append(f"{unlisted} more rejected rows are counted but not listed.")
-        self._list_rejects(staged.rejects)
+        listed = staged.rejects.slice(0, MOST_LISTED - self.listed)
+        self.listed += listed.num_rows
+        self.unlisted += staged.rejected - listed.num_rows
+        self._list_rejects(listed)
         refused = Counter(map(str, staged.rejects["reason"].to_pylist()))
         if unlisted:
             refused[UNLISTED] = unlisted
         with self.store.transaction(Scope(self.campus.slug)) as conn:
             self._write(conn, "running")
+            kept = self._keep_letters(conn, staged)
             record_delivery(
                 conn,
                 self.campus.id,
@@ -141,11 +146,30 @@ class Run:
                 accepted=added.new,
                 duplicate=added.known + staged.known,
                 refused=refused,
-                dead_lettered=0,  # they are kept as rejects of this run
+                dead_lettered=kept,
             )
+
+    def _keep_letters(self, conn: Connection, staged: Staged) -> int:
+        """Keep what can be read again; returns how many. All rejects are listed with the run."""
+        unread = staged.unread
+        if unread is None or not unread.refused.num_rows:
+            return 0
+        if unread.standing.num_rows:
+            # Or the door would take an event whose id stands for one that came in a file.
+            register(conn, self.campus.id, unread.standing)
+        return keep_letters(
+            conn,
+            self.campus.id,
+            delivery_source(self.format),
+            unread.format,
+            unread.refused,
+            once=True,
+        )
 
     def finish(self) -> IngestSummary:
         """Close the run."""
+        if self.unlisted:
+            self.notes.append(f"{self.unlisted} more rejected rows are counted but not listed.")
         bad = bool(self.rejected) or self.incomplete
         state = "completed_with_rejects" if bad else "completed"
         with self.store.transaction(Scope(self.campus.slug)) as conn:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
+from theon.intake.arrivals import ARRIVAL_SCHEMA, no_refused
 from theon.lake.engine import sql_text
 from theon.observability.progress import Step
 
@@ -55,6 +54,22 @@ def _storable(texts: "pa.Array[Any]") -> "pa.Array[Any]":
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Rejects of a source whose lines can be read again: its dead letters.
+
+    Attributes:
+        format: the mapping that reads them.
+        refused: `REFUSED_SCHEMA`, with places.
+        standing: `ARRIVAL_SCHEMA`: events that stand under the ids of those that were refused
+            for their id.
+    """
+
+    format: str
+    refused: pa.Table = field(default_factory=no_refused)
+    standing: pa.Table = field(default_factory=ARRIVAL_SCHEMA.empty_table)
+
+
+@dataclass(frozen=True)
 class Staged:
     """A source, read and checked; nothing is committed yet.
 
@@ -67,7 +82,7 @@ class Staged:
         rejects: the first `MOST_LISTED` of these; `REJECT_SCHEMA`.
         notes: sentences for the person: what the source could not tell.
         incomplete: why the source ended early ('' when it did not).
-        line_numbers: of each row in `path`, where it began in the source, if the road knows.
+        unread: rejects that can be read again, if the road has such.
     """
 
     path: Path
@@ -78,7 +93,7 @@ class Staged:
     rejects: pa.Table = field(default_factory=no_rejects)
     notes: tuple[str, ...] = ()
     incomplete: str = ""
-    line_numbers: npt.NDArray[np.int64] | None = None
+    unread: Unread | None = None
 
     def with_reject(
         self, line_number: int, reason: str, detail: str, original: str, *, incomplete: str
