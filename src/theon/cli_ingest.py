@@ -81,7 +81,7 @@ def ingest(
         typer.secho(note, fg=typer.colors.YELLOW, err=True)
     if summary.rejects_file is not None:
         typer.secho(
-            f"{summary.rejected:,} rows were rejected; they are listed in {summary.rejects_file}. "
+            f"Rejected rows are listed in {summary.rejects_file}. "
             "Mend them and ingest the file again; nothing is counted twice."
             + _REPLAY.get(source_format, ""),
             fg=typer.colors.RED,

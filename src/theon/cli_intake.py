@@ -268,7 +268,7 @@ def letters_list(
         why = f"{letter.reason}: {letter.detail}" if letter.detail else letter.reason
         at = letter.received_at.isoformat(timespec="seconds")
         words = (str(letter.id), letter.state, letter.campus, letter.source, at)
-        typer.echo("\t".join((*words, letter.place or "-", _one_line(why))))
+        typer.echo("\t".join((*words, _one_line(letter.place or "-"), _one_line(why))))
     if len(found) == limit:
         typer.echo(f"There may be more: --before {found[-1].id}", err=True)
     elif not found:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,38 @@ def test_a_packed_file_that_is_cut_off_gives_what_it_holds_and_says_so(
     assert any("is cut off or damaged" in note for note in summary.notes)
 
 
+def test_a_packed_file_that_is_damaged_gives_what_stands_before_the_damage(
+    take: Take, tmp_path: Path
+) -> None:
+    """Nothing is lost but what the damage hides: with a wrong sum at its end, nothing."""
+    rows = lines([native(n, target=f"{n * 7919:x}") for n in range(5000)])
+    raw = bytearray(gzip.compress(rows))
+    raw[-8:-4] = b"\0\0\0\0"
+    (tmp_path / "sum.ndjson.gz").write_bytes(raw)
+    summary = take(tmp_path / "sum.ndjson.gz", "ndjson")
+    assert (summary.new, summary.rejected, summary.exit_status) == (5000, 0, 3)
+    raw = bytearray(gzip.compress(rows))
+    raw[len(raw) // 2 : len(raw) // 2 + 40] = b"\xff" * 40
+    (tmp_path / "middle.ndjson.gz").write_bytes(raw)
+    summary = take(tmp_path / "middle.ndjson.gz", "ndjson")
+    assert summary.known > 2000
+    assert any("is cut off or damaged" in note for note in summary.notes)
+
+
+def test_what_stands_behind_an_array_is_told_of(take: Take, tmp_path: Path) -> None:
+    """Two answers of a store in one file, or one that is a page: neither goes without a word."""
+    page = {"statements": [statement(1)], "more": "/xapi/statements?more=2"}
+    (tmp_path / "page.json").write_text(json.dumps(page))
+    summary = take(tmp_path / "page.json", "xapi")
+    assert (summary.new, summary.exit_status) == (1, 0)
+    assert ["is one page of several" in note for note in summary.notes] == [True]
+    for behind in ("[{}]", json.dumps(page), "x"):
+        (tmp_path / "two.json").write_text(f"[{json.dumps(statement(2))}]\n\n{behind}\n")
+        summary = take(tmp_path / "two.json", "xapi")
+        assert (summary.read, summary.exit_status) == (1, 3)
+        assert any("holds more behind the end of its array" in note for note in summary.notes)
+
+
 def test_the_last_line_of_a_log_that_is_being_written_is_read_next_time(
     take: Take, tmp_path: Path, lake: EventLake
 ) -> None:
@@ -196,6 +229,38 @@ def test_of_lines_that_cannot_be_read_no_more_is_held_than_a_part_has_room_for(
     assert len(summary.rejects_file.read_text().splitlines()) == 31
 
 
+def test_what_is_something_else_in_a_folder_is_left_out_and_told_of(
+    take: Take, tmp_path: Path, lake: EventLake
+) -> None:
+    """One file that does not fit keeps out no other; an empty one, packed too, is no matter."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "a.log").write_bytes(lines([tracking(1)]))
+    (logs / "empty.log.1.gz").write_bytes(gzip.compress(b""))
+    (logs / "empty.log.2.gz").touch()
+    (logs / "blank.log").write_text("\n")
+    assert take(logs, "edx").exit_status == 0
+    (logs / "b.json").write_bytes(lines([statement(1)]))
+    (logs / "c.log").symlink_to("/proc/self/mem")  # whoever reads it, the system refuses
+    summary = take(logs, "edx")
+    assert (summary.read, summary.known, summary.exit_status) == (1, 1, 3)
+    [note] = summary.notes
+    assert f"{logs / 'b.json'}: this looks like xAPI statements" in note
+    assert f"{logs / 'c.log'}: it cannot be read: input/output error" in note
+
+
+def test_a_name_may_hold_whatever_the_system_takes(
+    take: Take, tmp_path: Path, store: Store, lincoln: str
+) -> None:
+    for name in (b"of m\xfcller.log", b"two\nlines \xc3\xa4.log", b'it\'s "so".log'):
+        file = tmp_path / "logs" / os.fsdecode(name)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(lines([native(1)]) + b"{\n" + lines([native(2)])[:-30])
+        summary = take(file, "ndjson")
+        assert (summary.read, summary.rejected) == (2, 1)
+    assert take(tmp_path / "logs", "ndjson").rejected == 3
+
+
 def test_a_folder_without_such_files_is_refused(take: Take, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     with pytest.raises(InputError, match="there is no file of events in this folder"):
@@ -222,6 +287,8 @@ def test_the_id_of_a_tracking_line_is_its_content_with_or_without_a_logger_befor
         (b"name,grade\na,1\n", "xapi", "this holds no JSON"),
         (json.dumps(native(1), indent=1).encode(), "ndjson", "one JSON object over several lines"),
         (b"", "ndjson", "the file is empty"),
+        (b"\n \n", "ndjson", "the file holds only blanks"),
+        (lines([native(1), native(2)]).replace(b"\n", b"\r"), "ndjson", "a carriage return alone"),
     ],
 )
 def test_a_file_of_another_format_is_refused_and_named(
@@ -230,6 +297,18 @@ def test_a_file_of_another_format_is_refused_and_named(
     (tmp_path / "f.json").write_bytes(written)
     with pytest.raises(InputError, match=said):
         take(tmp_path / "f.json", asked)
+
+
+def test_what_is_no_file_is_refused_and_named(take: Take, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for location, source_format, said in (
+        (tmp_path / "pipe", "xapi", "a pipe or a device, which can be read only once"),
+        (tmp_path, "moodle-logstore", "this is a folder"),
+        (tmp_path / "none", "edx", "there is no such file"),
+        ("/proc/self/mem", "edx", "it cannot be read: input/output error"),
+    ):
+        with pytest.raises(InputError, match=said):
+            take(location, source_format)
 
 
 def test_a_log_table_is_sent_to_its_own_format(take: Take, tmp_path: Path) -> None:

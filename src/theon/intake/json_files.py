@@ -5,11 +5,13 @@ is in the lake before the next is begun. So memory is bounded; and after an inte
 command may be given again and counts nothing twice, as every event has an id of its own.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +30,7 @@ from theon.intake.origins import (
     as_rejects,
     name_places,
 )
-from theon.intake.sniff import read_head
+from theon.intake.sniff import EmptyFileError, cannot_read, read_head
 from theon.intake.staged import (
     MOST_LISTED,
     ROW_GROUP_ROWS,
@@ -42,6 +44,7 @@ NDJSON, XAPI, EDX = "ndjson", "xapi", "edx"
 JSON_FORMATS = {NDJSON: "native", XAPI: "xapi", EDX: "edx"}
 PART_EVENTS = 2_000_000
 _SAMPLE_LINES = 50
+_MISFITS_SAID = 5
 # tracking.log, tracking.log-20260101.gz, tracking.log.1, statements.json, events.ndjson.gz
 _NAMES = re.compile(r"\.(log|json|jsonl|ndjson)([-._]\w+)*(\.gz)?$", re.IGNORECASE)
 _STAGED = pa.schema(EVENT_COLUMNS)
@@ -68,31 +71,69 @@ def stage_json(
         InputError: there is no such file or folder, or what it holds is something else.
     """
     reporter = progress or SilentProgress()
-    files = _files(location)
-    for file in files:
-        refuse_other_formats(file, source_format)
+    files, left_out = _fitting_files(location, source_format)
     for file in files:
         within = file.relative_to(location) if file != location else None
         reader = _Reader(file, JSON_FORMATS[source_format], workspace, str(within or ""))
         with reporter.step(f"Reading {file.name}", total=100, unit="%") as step:
-            yield from reader.parts(step)
+            for part in reader.parts(step):
+                yield replace(part, incomplete=f"{left_out} {part.incomplete}".strip())
+                left_out = ""
+
+
+def _fitting_files(location: Path, source_format: str) -> tuple[list[Path], str]:
+    """The files to read, and what to say of those in a folder that are something else."""
+    fitting: list[Path] = []
+    misfits: list[InputError] = []
+    files = _files(location)
+    for file in files:
+        try:
+            refuse_other_formats(file, source_format)
+        except EmptyFileError:  # a log that was just begun, or packed when it was
+            if file == location:
+                raise
+        except InputError as error:
+            if file == location:
+                raise
+            misfits.append(error)
+        else:
+            fitting.append(file)
+    if not fitting:
+        raise misfits[0] if misfits else _no_file_of_events(location)
+    if not misfits:
+        return fitting, ""
+    said = "; ".join(f"{error.where}: {error.what}" for error in misfits[:_MISFITS_SAID])
+    more = f"; and {len(misfits) - _MISFITS_SAID} more" * (len(misfits) > _MISFITS_SAID)
+    return fitting, f"Left out: {said}{more}."
 
 
 def _files(location: Path) -> list[Path]:
     if not location.is_dir():
         return [location]
-    inside = [file for file in location.rglob("*") if file.is_file()]
-    files = [file for file in inside if _NAMES.search(file.name) and file.name[0] != "."]
-    files = [file for file in files if file.stat().st_size]  # a log may be just begun
+
+    def refuse(error: OSError) -> NoReturn:
+        raise cannot_read(error, location) from error
+
+    inside = [
+        Path(folder) / name
+        for folder, _, names in os.walk(location, onerror=refuse)
+        for name in names
+        if _NAMES.search(name) and name[0] != "."
+    ]
+    files = [file for file in inside if file.is_file()]
     if not files:
-        raise InputError(
-            "there is no file of events in this folder",
-            where=str(location),
-            next_step="Files are read whose names end in .log, .json, .jsonl or .ndjson, with a "
-            "date or a number behind it or not, packed as .gz or not.",
-        )
+        raise _no_file_of_events(location)
     # Rotated files keep the time of their last line; the order changes no figure.
     return sorted(files, key=lambda file: (file.stat().st_mtime, str(file)))
+
+
+def _no_file_of_events(location: Path) -> InputError:
+    return InputError(
+        "there is no file of events in this folder",
+        where=str(location),
+        next_step="Files are read whose names end in .log, .json, .jsonl or .ndjson, with a "
+        "date or a number behind it or not, packed as .gz or not; empty ones are not.",
+    )
 
 
 @dataclass
@@ -192,10 +233,13 @@ class _Reader:
                 yield part.staged("", self)
                 number += 1
                 part = self._part(number)
+        if ending.note:
+            part.notes += (f"{self.path.name} {ending.note}",)
         part.close()
         yield part.staged(
-            f"{self.path.name} {ending.incomplete}: what it holds up to there was read. Copy or "
-            "export it again and run the same command; events that are in already are recognised."
+            f"{self.path.name} {ending.incomplete}; what it holds up to there was read. "
+            f"{ending.next_step} and run the same command; events that are in already are "
+            "recognised."
             if ending.incomplete
             else "",
             self,
@@ -215,7 +259,7 @@ class _Reader:
             # The file is being written; the rest of the line comes, and is read then.
             part.read -= 1
             refused = refused.slice(0, refused.num_rows - 1)
-            part.notes = (
+            part.notes += (
                 f"The last line of {self.path.name} has no end yet; it is read when the file is "
                 "read again.",
             )
@@ -254,6 +298,12 @@ def refuse_other_formats(path: Path, source_format: str) -> None:
             f"this looks like {_LOOKS[other]}, not like {_LOOKS[source_format]}",
             where=where,
             next_step=f"Use --format {other}.",
+        )
+    if "\r" in head.text and "\n" not in head.text:
+        raise InputError(
+            "its lines end with a carriage return alone, so all of it is one line",
+            where=where,
+            next_step="Convert it: tr '\\r' '\\n' < old > new.",
         )
     names = first.lower()
     if "timecreated" in names and "eventname" in names:

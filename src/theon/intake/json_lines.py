@@ -7,8 +7,8 @@ frugal, but ends at the first broken element and cannot say where one stands.)
 """
 
 import codecs
+import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from theon.intake.mapping_checks import LARGEST_LINE_BYTES
-from theon.intake.sniff import BLOCK_BYTES, GZIP_MAGIC
+from theon.intake.sniff import BLOCK_BYTES, GZIP_MAGIC, Unpacked
 
 # A list of statements as an LRS answers with it, or a plain array.
 _ARRAY = re.compile(rb'\s*(?:\{\s*"statements"\s*:\s*)?\[')
@@ -64,30 +64,9 @@ class Blocks:
             yield raw
 
     def _unpacked(self, stream: BinaryIO) -> Iterator[bytes]:
-        raw = self._raw(stream)
-        pending, members = b"", 0
-        unpacker, begun = zlib.decompressobj(wbits=31), False
-        while True:
-            pending = pending or next(raw, b"")
-            if not pending and not begun:
-                return
-            try:
-                block = unpacker.decompress(pending, BLOCK_BYTES)
-            except zlib.error:
-                # What follows a whole stream and is none itself is padding.
-                self.cut_off = begun or not members
-                return
-            if block:
-                yield block
-            elif not pending:
-                self.cut_off = True
-                return
-            begun = True
-            pending = unpacker.unconsumed_tail
-            if unpacker.eof:
-                # A gzip file may hold several streams one after the other.
-                pending, members = unpacker.unused_data, members + 1
-                unpacker, begun = zlib.decompressobj(wbits=31), False
+        unpacked = Unpacked(self._raw(stream))
+        yield from unpacked
+        self.cut_off = unpacked.cut_off
 
 
 @dataclass(frozen=True)
@@ -105,11 +84,22 @@ class Cut:
     unfinished: bool = False
 
 
+_AGAIN = "Copy or export it again"
+
+
 @dataclass
 class Ending:
-    """How a file ended; '' if as it should."""
+    """How a file ended.
+
+    Attributes:
+        incomplete: what is wrong with it, after its name in a sentence; '' if nothing.
+        next_step: what to do about that.
+        note: what there is to say of it though nothing is wrong, likewise.
+    """
 
     incomplete: str = ""
+    next_step: str = _AGAIN
+    note: str = ""
 
 
 def cut_file(blocks: Blocks, ending: Ending) -> Iterator[Cut]:
@@ -187,12 +177,29 @@ def _elements(head: bytes, stream: Iterator[bytes], line: int, ending: Ending) -
         line += rest[:used].count(b"\n")
         rest = rest[used:]
         if closed:
+            _look_behind(rest, stream, ending)
             return
         if len(rest) > _LONGEST_ELEMENT_BYTES:
             break
     ending.incomplete = "ends in the middle of its array, or a text in it is never closed"
     if rest.strip():
         yield Cut(pa.array([rest[: LARGEST_LINE_BYTES + 1]], pa.binary()), np.array([line]))
+
+
+def _look_behind(rest: bytes, stream: Iterator[bytes], ending: Ending) -> None:
+    """Say what there is behind an array, beside the rest of the object that it is in."""
+    for block in stream:
+        rest = (rest + block)[-_LONGEST_ELEMENT_BYTES:]
+    if not rest.strip():
+        return
+    try:
+        answer = json.loads(b'{"statements": []' + rest)
+    except (ValueError, RecursionError):
+        ending.incomplete = "holds more behind the end of its array"
+        ending.next_step = "Give each array a file of its own"
+        return
+    if answer.get("more"):
+        ending.note = "is one page of several: its `more` is where the store has the next."
 
 
 def _scan(data: bytes) -> tuple[npt.NDArray[np.int64], int, bool]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from theon.errors import ConflictError, InputError, TheonError
+from theon.errors import ConflictError, InputError, TheonError, UnavailableError
 from theon.events import outcomes
 from theon.events.activity import load_rules
 from theon.events.retractions import NAMING_EVENTS
@@ -25,6 +25,7 @@ from theon.intake.retracting import settle_file
 from theon.intake.reused import without_reused
 from theon.intake.runs import IngestSummary, Run, workspace_of
 from theon.intake.staged import Staged
+from theon.jobs.context import clean
 from theon.lake.engine import open_engine, sql_list, sql_text
 from theon.lake.table import EventLake
 from theon.observability.progress import ProgressReporter, SilentProgress
@@ -303,10 +304,23 @@ def _opened(
     except TheonError as error:
         run.fail("failed", error.message)
         raise
+    except OSError as error:
+        run.fail("failed", str(error))
+        raise _cannot_go_on(error, location) from error
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         run.fail(state, f"{type(error).__name__}: {error}")
         raise
+
+
+def _cannot_go_on(error: OSError, location: str) -> UnavailableError:
+    """What to say where the system fails in the middle: the disk is full, a share went away."""
+    return UnavailableError(
+        f"the system says {error.strerror or error}",
+        where=clean(str(error.filename or location)),
+        next_step="Mend that and run the same command again; what is in the lake already is "
+        "recognised.",
+    )
 
 
 @contextmanager
@@ -323,7 +337,7 @@ def _workspace(settings: Settings, run_id: int) -> Iterator[Path]:
 def without_password(location: str) -> str:
     """A location that may be shown and stored: a URL loses its password and options."""
     if "://" not in location:
-        return str(Path(location).expanduser().resolve())
+        return clean(str(Path(location).expanduser().resolve()))
     try:
         url = make_url(location)
     except (ArgumentError, ValueError):

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from theon.intake.delivery import keep_letters, record_delivery
 from theon.intake.event_ids import register
 from theon.intake.staged import MOST_LISTED, REJECT_SCHEMA, Staged
+from theon.jobs.context import clean
 from theon.lake.table import AppendResult
 from theon.roster.campuses import Campus
 from theon.settings import Settings
@@ -126,7 +127,8 @@ class Run:
         self.rejected += staged.rejected
         self.reasons.update(reasons)
         self.incomplete = self.incomplete or bool(staged.incomplete)
-        self.notes += [n for n in (*staged.notes, staged.incomplete) if n and n not in self.notes]
+        notes = map(clean, filter(None, (*staged.notes, staged.incomplete)))
+        self.notes += [note for note in notes if note not in self.notes]
         unlisted = staged.rejected - staged.rejects.num_rows
         listed = staged.rejects.slice(0, MOST_LISTED - self.listed)
         self.listed += listed.num_rows
@@ -189,7 +191,7 @@ class Run:
     def fail(self, state: str, error: str) -> None:
         """Close the run as `failed` or `interrupted`; what is in the lake stays there."""
         with self.store.transaction(Scope(self.campus.slug)) as conn:
-            self._write(conn, state, error)
+            self._write(conn, state, clean(error))
 
     def _write(self, conn: Connection, state: str, error: str | None = None) -> None:
         conn.execute(

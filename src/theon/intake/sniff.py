@@ -17,6 +17,10 @@ GZIP_MAGIC = b"\x1f\x8b"
 DATABASE_ROAD = "or read the database itself: --format moodle-db"
 
 
+class EmptyFileError(InputError):
+    """A file holds nothing."""
+
+
 @dataclass(frozen=True)
 class Head:
     """The beginning of a text file.
@@ -42,13 +46,14 @@ def read_head(path: Path) -> Head:
     """
     where = str(path)
     if not path.is_file():
-        raise InputError(
-            "there is no such file", where=where, next_step="Check the name and the folder."
-        )
-    with path.open("rb") as stream:
-        raw = stream.read(HEAD_BYTES)
+        raise _no_file(path, where)
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(HEAD_BYTES)
+    except OSError as error:
+        raise cannot_read(error, path) from error
     if not raw:
-        raise InputError(
+        raise EmptyFileError(
             "the file is empty",
             where=where,
             next_step="Export it again; the export may have failed or the disk been full.",
@@ -66,19 +71,49 @@ def read_head(path: Path) -> Head:
                 next_step="Copy or download it again.",
             ) from error
         truncated = len(raw) < HEAD_BYTES and not unpacker.eof and not unpacker.unconsumed_tail
-        if not head or (truncated and b"\n" not in head):
+        if truncated and b"\n" not in head:
             raise InputError(
-                "the packed file is cut off in its first line"
-                if truncated
-                else "the packed file is empty",
+                "the packed file is cut off in its first line",
                 where=where,
                 next_step="Copy or download it again.",
+            )
+        if not head:
+            raise EmptyFileError(
+                "the packed file is empty", where=where, next_step="Copy or download it again."
             )
     else:
         head = raw
     refuse_other_kinds(head, where)
     text = head.decode("utf-8", errors="replace").removeprefix("\ufeff")
     return Head(path, gzipped, text, truncated)
+
+
+def _no_file(path: Path, where: str) -> InputError:
+    if path.is_dir():
+        return InputError(
+            "this is a folder",
+            where=where,
+            next_step="Give one file; folders are read with --format ndjson, xapi and edx.",
+        )
+    if path.exists():
+        return InputError(
+            "this is no file but a pipe or a device, which can be read only once",
+            where=where,
+            next_step="Write what it gives to a file, and give that.",
+        )
+    return InputError(
+        "there is no such file", where=where, next_step="Check the name and the folder."
+    )
+
+
+def cannot_read(error: OSError, path: Path) -> InputError:
+    """What to say of a file or folder that the system does not let us read."""
+    said = (error.strerror or str(error)).lower()
+    return InputError(
+        f"it cannot be read: {said}",
+        where=str(error.filename or path),
+        next_step="Give the user that runs theon the right to read it, or look at the disk.",
+    )
 
 
 def refuse_other_kinds(head: bytes, where: str) -> None:
@@ -115,11 +150,14 @@ def refuse_other_kinds(head: bytes, where: str) -> None:
             "this is a dump of a database (SQL), not a table as CSV",
             "Restore it into a database and use --format moodle-db, or export the table as CSV.",
         ),
-        (not beginning, "the file holds only blanks", "Export it again."),
     ]
     for matches, what, next_step in kinds:
         if matches:
             raise InputError(what, where=where, next_step=next_step)
+    if not beginning:
+        raise EmptyFileError(
+            "the file holds only blanks", where=where, next_step="Export it again."
+        )
 
 
 def _looks_utf16(head: bytes) -> bool:
@@ -158,7 +196,7 @@ def unpack_what_is_there(path: Path, target: Path) -> Tail:
     """Unpack a cut or damaged gzip file as far as it goes, in whole lines."""
     lines, rest = 1, b""
     with path.open("rb") as stream, target.open("wb") as out:
-        for block in _unpacked_blocks(stream):
+        for block in Unpacked(iter(lambda: stream.read(BLOCK_BYTES), b"")):
             whole, line_break, last = block.rpartition(b"\n")
             if not line_break:
                 rest += block
@@ -169,19 +207,58 @@ def unpack_what_is_there(path: Path, target: Path) -> Tail:
     return Tail(lines, rest.decode("utf-8", errors="backslashreplace"))
 
 
-def _unpacked_blocks(stream: BinaryIO) -> Iterator[bytes]:
-    unpacker = zlib.decompressobj(wbits=31)
-    pending = b""
-    while True:
-        pending = pending or stream.read(BLOCK_BYTES)
-        if not pending:
-            return
-        try:
-            block = unpacker.decompress(pending, BLOCK_BYTES)
-        except zlib.error:
-            return
-        yield block
-        pending = unpacker.unconsumed_tail
-        if unpacker.eof:
-            # A gzip file may hold several streams one after the other.
-            pending, unpacker = unpacker.unused_data, zlib.decompressobj(wbits=31)
+class Unpacked:
+    """What a gzip file holds, in blocks, as far as it can be unpacked.
+
+    Attributes:
+        cut_off: it ends in the middle, or is damaged; known at the end.
+    """
+
+    def __init__(self, packed: Iterator[bytes]) -> None:
+        """Take the file's bytes, in blocks of any size, none empty."""
+        self._packed = packed
+        self.cut_off = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Blocks of up to `BLOCK_BYTES`; none is empty."""
+        pending, members = b"", 0
+        unpacker, begun = zlib.decompressobj(wbits=31), False
+        while True:
+            pending = pending or next(self._packed, b"")
+            if not pending and not begun:
+                return
+            before = unpacker.copy()
+            try:
+                block = unpacker.decompress(pending, BLOCK_BYTES)
+            except zlib.error:
+                # What follows a whole stream and is none itself is padding.
+                self.cut_off = begun or not members
+                yield from _before_the_damage(before, pending)
+                return
+            if block:
+                yield block
+            elif not pending:
+                self.cut_off = True
+                return
+            begun = True
+            pending = unpacker.unconsumed_tail
+            if unpacker.eof:
+                # A gzip file may hold several streams one after the other.
+                pending, members = unpacker.unused_data, members + 1
+                unpacker, begun = zlib.decompressobj(wbits=31), False
+
+
+def _before_the_damage(unpacker: "zlib._Decompress", packed: bytes) -> Iterator[bytes]:
+    """What can be unpacked of bytes that are damaged: in ever smaller pieces, up to the last."""
+    for size in (1 << 16, 1 << 8, 1):
+        while True:
+            before = unpacker.copy()
+            try:
+                piece = unpacker.decompress(packed, size)
+            except zlib.error:
+                unpacker = before
+                break
+            if not piece:
+                return
+            yield piece
+            packed = unpacker.unconsumed_tail
