@@ -1,6 +1,9 @@
 """What the commands share: opening Theon, and progress on standard error."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from theon.errors import InputError
 
 if TYPE_CHECKING:
     from theon.bootstrap import Theon
@@ -20,3 +23,13 @@ def progress() -> "ProgressReporter":
     from theon.observability.progress import TerminalProgress  # noqa: PLC0415
 
     return TerminalProgress()
+
+
+def check_state(what: str, state: str, states: Sequence[str]) -> None:
+    """Refuse a state that there is not, of `what`; 'all' is one."""
+    if state not in (*states, "all"):
+        raise InputError(
+            f"{what} is never {state!r}",
+            where="--state",
+            next_step=f"Use one of {', '.join(states)}, all.",
+        )

@@ -68,6 +68,8 @@ def test_a_letter_is_shown_previewed_mended_and_replayed(theon: Run, letters: li
     assert (change["note"], change["mend"][0]["field"]) == ("clock", "occurred_at")
     gone = theon("intake", "dead-letters", "discard", second, "--note", "a test")
     assert gone.stdout == "discarded 1\n"
+    twice = theon("intake", "dead-letters", "discard", second)
+    assert (twice.stdout, f"{second} was left alone" in twice.stderr) == ("discarded 0\n", True)
     assert theon("intake", "dead-letters", "list").stdout == ""
 
 
@@ -78,6 +80,9 @@ def test_a_letter_is_shown_previewed_mended_and_replayed(theon: Run, letters: li
         ("dead-letters", "discard", "5", "--all"),
         ("dead-letters", "replay", "5", "--set", "nothing"),
         ("dead-letters", "show", "999999"),
+        ("dead-letters", "list", "--state", "wide"),
+        ("dead-letters", "list", "--campus", "lincolm"),
+        ("dead-letters", "replay", "--all", "--campus", "lincolm"),
         ("gaps", "--state", "wide"),
         ("accept-gap", "999999", "--because", "x"),
     ],

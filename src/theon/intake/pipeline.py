@@ -5,7 +5,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from theon.errors import ConflictError, InputError, TheonError, UnavailableError
 from theon.events import outcomes
 from theon.events.activity import load_rules
 from theon.events.retractions import NAMING_EVENTS
+from theon.intake.intents import is_intended, settle_intents
 from theon.intake.json_files import EDX, JSON_FORMATS, stage_json
 from theon.intake.moodle_database import stage_database, stage_database_outcomes
 from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
 from theon.intake.retracting import settle_file
 from theon.intake.reused import without_reused
-from theon.intake.runs import IngestSummary, Run, workspace_of
+from theon.intake.runs import IngestSummary, Run, delivery_source
 from theon.intake.staged import Staged
 from theon.jobs.context import clean
 from theon.lake.engine import open_engine, sql_list, sql_text
@@ -83,8 +84,8 @@ def ingest(
     shown = without_password(location)
     with (
         _only_reader(settings, f"{campus} {format} {shown}", shown),
-        _opened(store, settings, owner, format, shown) as run,
-        _workspace(settings, run.id) as workspace,
+        _opened(store, lake, settings, owner, format, shown) as run,
+        _workspace(run.workspace) as workspace,
     ):
         for staged in _stages(
             run,
@@ -98,7 +99,7 @@ def ingest(
             only=only,
         ):
             reasons = count_reasons(staged, settings)
-            added = lake.append(staged.path, owner.slug, reporter)
+            added = lake.append(staged.path, owner.slug, reporter, name=run.intend(staged))
             _observe(store, settings, owner, staged)
             settle_file(store, settings, owner, staged.path)
             run.record(staged, added, reasons)
@@ -131,12 +132,14 @@ class FileCompared:
         known: events that the lake holds, and rows that the file repeats.
         missing: events that the lake does not hold.
         rejected: rows that cannot be read.
+        incomplete: why not all of it was compared ('' if it was).
     """
 
     read: int
     known: int
     missing: int
     rejected: int
+    incomplete: str = ""
 
 
 def compare_file(
@@ -162,6 +165,7 @@ def compare_file(
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(store, settings, owner, format, without_password(location), id=0)  # of no book
     read = known = missing = rejected = 0
+    incomplete: list[str] = []
     with tempfile.TemporaryDirectory(prefix="compare-", dir=folder) as workspace:
         for staged in _stages(
             run,
@@ -178,8 +182,9 @@ def compare_file(
             known += staged.known + staged.rows - new
             missing += new
             rejected += staged.rejected
+            incomplete.append(staged.incomplete)
             staged.path.unlink(missing_ok=True)
-    return FileCompared(read, known, missing, rejected)
+    return FileCompared(read, known, missing, rejected, " ".join(filter(None, incomplete)))
 
 
 def _count_new(lake: EventLake, settings: Settings, campus: str, staged: Staged) -> int:
@@ -295,12 +300,24 @@ def _only_reader(settings: Settings, source: str, shown: str) -> Iterator[None]:
 
 @contextmanager
 def _opened(
-    store: Store, settings: Settings, campus: Campus, source_format: str, location: str
+    store: Store,
+    lake: EventLake,
+    settings: Settings,
+    campus: Campus,
+    source_format: str,
+    location: str,
 ) -> Iterator[Run]:
     """A run in the book; how it ends is written down also when it does not end well."""
+    intents = (store, lake, settings, campus, delivery_source(source_format), location)
+    settle_intents(*intents)
     run = Run.begin(store, settings, campus, source_format=source_format, location=location)
     try:
-        yield run
+        try:
+            yield run
+        except BaseException:
+            with suppress(Exception):  # else the next run of the source does it
+                settle_intents(*intents)
+            raise
     except TheonError as error:
         run.fail("failed", error.message)
         raise
@@ -324,14 +341,14 @@ def _cannot_go_on(error: OSError, location: str) -> UnavailableError:
 
 
 @contextmanager
-def _workspace(settings: Settings, run_id: int) -> Iterator[Path]:
-    """A folder for staged files, gone when the run ends."""
-    folder = workspace_of(settings, run_id)
+def _workspace(folder: Path) -> Iterator[Path]:
+    """A folder for staged files, gone when the run ends and what it brought is recorded."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not is_intended(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def without_password(location: str) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from theon.intake.delivery import keep_letters, record_delivery
 from theon.intake.event_ids import register
+from theon.intake.intents import Intent, forget_intent, new_name, write_intent
 from theon.intake.staged import MOST_LISTED, REJECT_SCHEMA, Staged
 from theon.jobs.context import clean
 from theon.lake.table import AppendResult
@@ -68,6 +69,14 @@ class IngestSummary:
         return 0 if self.state == "completed" else EXIT_WITH_REJECTS
 
 
+def _by_reason(staged: Staged) -> Counter[str]:
+    refused = Counter(map(str, staged.rejects["reason"].to_pylist()))
+    unlisted = staged.rejected - staged.rejects.num_rows
+    if unlisted:
+        refused[UNLISTED] = unlisted
+    return refused
+
+
 @dataclass
 class Run:
     """One run while it goes on; every step is written down at once."""
@@ -115,9 +124,32 @@ class Run:
         return cls(store, settings, campus, source_format, location, int(number))
 
     @property
+    def workspace(self) -> Path:
+        """The folder of its staged files."""
+        return workspace_of(self.settings, self.id)
+
+    @property
     def rejects_file(self) -> Path:
         """Where the rejected rows of this run are listed."""
         return self.settings.home_dir / "rejects" / f"{self.id}.csv"
+
+    def intend(self, staged: Staged) -> str:
+        """Write down that a batch is about to be appended; the name to append it under."""
+        name = new_name()
+        intent = Intent(
+            self.id,
+            self.campus.slug,
+            delivery_source(self.format),
+            self.location,
+            name,
+            self.read,
+            staged.read,
+            staged.rows,
+            staged.known,
+            dict(_by_reason(staged)),
+        )
+        write_intent(self.workspace, intent)
+        return name
 
     def record(self, staged: Staged, added: AppendResult, reasons: dict[str, int]) -> None:
         """Write down one batch that is in the lake, here and in the delivery ledger."""
@@ -129,14 +161,10 @@ class Run:
         self.incomplete = self.incomplete or bool(staged.incomplete)
         notes = map(clean, filter(None, (*staged.notes, staged.incomplete)))
         self.notes += [note for note in notes if note not in self.notes]
-        unlisted = staged.rejected - staged.rejects.num_rows
         listed = staged.rejects.slice(0, MOST_LISTED - self.listed)
         self.listed += listed.num_rows
         self.unlisted += staged.rejected - listed.num_rows
         self._list_rejects(listed)
-        refused = Counter(map(str, staged.rejects["reason"].to_pylist()))
-        if unlisted:
-            refused[UNLISTED] = unlisted
         with self.store.transaction(Scope(self.campus.slug)) as conn:
             self._write(conn, "running")
             kept = self._keep_letters(conn, staged)
@@ -147,9 +175,10 @@ class Run:
                 received=staged.read,
                 accepted=added.new,
                 duplicate=added.known + staged.known,
-                refused=refused,
+                refused=_by_reason(staged),
                 dead_lettered=kept,
             )
+        forget_intent(self.workspace)
 
     def _keep_letters(self, conn: Connection, staged: Staged) -> int:
         """Keep what can be read again; returns how many. All rejects are listed with the run."""
@@ -191,12 +220,24 @@ class Run:
     def fail(self, state: str, error: str) -> None:
         """Close the run as `failed` or `interrupted`; what is in the lake stays there."""
         with self.store.transaction(Scope(self.campus.slug)) as conn:
-            self._write(conn, state, clean(error))
+            conn.execute(
+                # The counts stay those of what was recorded.
+                text(
+                    "UPDATE theon.intake_runs SET state = :state, error = :error,"
+                    " finished_at = now() WHERE campus_id = :campus AND id = :id"
+                ),
+                {
+                    "state": state,
+                    "error": clean(error),
+                    "campus": self.campus.id,
+                    "id": self.id,
+                },
+            )
 
-    def _write(self, conn: Connection, state: str, error: str | None = None) -> None:
+    def _write(self, conn: Connection, state: str) -> None:
         conn.execute(
             text(
-                "UPDATE theon.intake_runs SET state = :state, error = :error, "
+                "UPDATE theon.intake_runs SET state = :state, "
                 "finished_at = CASE WHEN :state = 'running' THEN NULL ELSE now() END, "
                 "rows_read = :read, events_new = :new, events_known = :known, "
                 "rows_rejected = :rejected, reasons = CAST(:reasons AS jsonb), "
@@ -204,7 +245,6 @@ class Run:
             ),
             {
                 "state": state,
-                "error": error,
                 "read": self.read,
                 "new": self.new,
                 "known": self.known,

@@ -190,7 +190,12 @@ class EventLake:
         return False
 
     def append(
-        self, staged: Path, campus: str, progress: ProgressReporter | None = None
+        self,
+        staged: Path,
+        campus: str,
+        progress: ProgressReporter | None = None,
+        *,
+        name: str | None = None,
     ) -> AppendResult:
         """Append the events of the Parquet file `staged` that the lake does not hold yet.
 
@@ -199,6 +204,7 @@ class EventLake:
                 as far as may be. Any number of rows; memory stays bounded.
             campus: slug of the campus they belong to.
             progress: gets one step, in events.
+            name: for `appended`; one that nobody has given before.
 
         Returns:
             How many were new and how many known. One Delta commit, or none if nothing is new.
@@ -207,7 +213,16 @@ class EventLake:
             InputError: `staged` lacks a column.
             ConflictError: other writers kept winning; nothing was appended.
         """
-        return self._append(staged, campus, progress or SilentProgress())
+        return self._append(staged, campus, progress or SilentProgress(), name=name)
+
+    def appended(self, campus: str, name: str) -> int | None:
+        """How many new events an append of this name committed; None if it committed none.
+
+        Appended files are not compacted, so it can be asked for ever.
+        """
+        wanted = f"{APPENDED}{name}.parquet"
+        named = (file.rows for file in self.files(campus) if Path(file.path).name == wanted)
+        return next(named, None)
 
     def land(self, staged: Path, campus: str, *, turn: int, fresh_after: datetime) -> AppendResult:
         """Append events that were accepted one by one, exactly once.
@@ -237,11 +252,12 @@ class EventLake:
         campus: str,
         progress: ProgressReporter,
         landing: "_Landing | None" = None,
+        name: str | None = None,
     ) -> AppendResult:
         with open_engine(self._settings) as engine:
             for _ in range(APPEND_ATTEMPTS):
                 try:
-                    return self._append_once(engine, staged, campus, progress, landing)
+                    return self._append_once(engine, staged, campus, progress, landing, name)
                 except CommitFailedError as error:
                     if not _lost_race(error):
                         raise
@@ -258,6 +274,7 @@ class EventLake:
         campus: str,
         progress: ProgressReporter,
         landing: "_Landing | None",
+        name: str | None,
     ) -> AppendResult:
         table = self._table()
         batch = _describe(engine, staged)
@@ -266,7 +283,8 @@ class EventLake:
             known_files = [f for f in known_files if landing.may_share(f)]
         with progress.step(f"Appending to the lake ({campus})", batch.rows, "events") as step:
             prefix = LANDED if landing is not None else APPENDED
-            action = _write_new(engine, self.path, staged, campus, batch, known_files, prefix)
+            path = self.folder(campus) / f"{prefix}{name or uuid4().hex}.parquet"
+            action = _write_new(engine, self.path, staged, campus, batch, known_files, path)
             step.advance(batch.rows)
         if action is None:
             return AppendResult(0, batch.rows, table.version())
@@ -344,10 +362,9 @@ def _write_new(
     campus: str,
     batch: _Batch,
     known_files: list[LakeFile],
-    prefix: str,
+    path: Path,
 ) -> AddAction | None:
-    """Bring the new events of the batch into the lake's folder; None if none is new."""
-    path = root / f"campus={campus}" / f"{prefix}{uuid4().hex}.parquet"
+    """Bring the new events of the batch into the lake's folder, as `path`; None if none is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     low, high = batch.first_at - KNOWN_MARGIN, batch.last_at + KNOWN_MARGIN
     overlapping = [f.path for f in known_files if f.first_at <= high and f.last_at >= low]
