@@ -1,5 +1,6 @@
 """Reconciling finds every log row that the lake lacks, and brings it once."""
 
+import gzip
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -251,6 +252,13 @@ def test_a_file_is_compared_without_changing_anything(
     assert (found.read, found.known, found.missing, found.rejected) == (6, 3, 2, 1)
     assert lake.version() == version
     assert list((settings.home_dir / "tmp").glob("compare-*")) == []
+    assert found.incomplete == ""
+    packed = gzip.compress(file.read_bytes())
+    file.write_bytes(packed[:-4])
+    cut = compare_file(
+        store, lake, settings, location=str(file), format="moodle-logstore", campus=lincoln
+    )
+    assert "is cut off or damaged" in cut.incomplete
 
 
 def test_a_database_that_was_never_read_has_nothing_missing_and_all_ahead(
