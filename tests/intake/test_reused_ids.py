@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,13 +15,16 @@ from test_json_files import ids, lines, native, statement
 
 from theon.intake.arrivals import REUSED_ID
 from theon.intake.delivery import VALIDATE
+from theon.intake.door import accept
+from theon.intake.landing import land
 from theon.intake.letters import LetterFilter, get_letter, list_letters
+from theon.intake.mapped import read_arrival
 from theon.intake.mends import read_mend
 from theon.intake.pipeline import ingest
 from theon.intake.replay import read_mapped, replay
 from theon.intake.runs import IngestSummary
 from theon.lake.table import EventLake
-from theon.roster.campuses import add_campus
+from theon.roster.campuses import add_campus, get_campus
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -177,3 +181,21 @@ def test_a_line_refused_for_its_id_is_kept_byte_for_byte_and_can_be_replayed(
         mend = read_mend([{"do": "set", "field": "id", "value": make(7)["id"]}])
         [mended] = replay(conn, read_mapped, [letter.id], "ada", mend=mend).tried
         assert mended.outcome == "accepted"
+
+
+def test_what_came_through_the_door_was_first_also_before_it_has_landed(
+    take: Take, lake: EventLake, store: Store, settings: Settings, lincoln: str, tmp_path: Path
+) -> None:
+    """Equal events of a file are known, and another one under its id is refused."""
+    sent = [native(1), native(2, user_id="8")]
+    arrival = read_arrival(pa.array([json.dumps(row).encode() for row in sent]), "native")
+    with store.transaction(Scope(lincoln)) as conn:
+        assert accept(conn, get_campus(store, lincoln), "http:lms", arrival).accepted == 2
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(lines([native(1), native(2, user_id="9"), native(3)]))
+    assert told(take(file, "ndjson")) == (3, 1, 1, 1)
+    assert ids(lake) == ["e3"]
+    assert [(line, reason) for line, reason, *_ in rejects(store, lincoln)] == [(2, REUSED_ID)]
+    land(store, lake, settings, get_campus(store, lincoln))
+    assert ids(lake) == ["e1", "e2", "e3"]
+    assert told(take(file, "ndjson")) == (3, 0, 2, 1)

@@ -4,6 +4,8 @@ They are there in the transaction that accepts them, with whatever else it bring
 consumer's offsets, statements. A landing moves them into the lake, many at a time.
 """
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, text
@@ -12,6 +14,7 @@ from theon.intake.arrivals import EVENT_COLUMNS
 
 CHANNEL = "theon_arrivals"
 LANDING_EVENTS = 250_000
+ENTRIES_TOGETHER = 100
 # What is shorter is not worth packing.
 PACKED_EVENTS = 100
 
@@ -70,6 +73,17 @@ def read_journal(conn: Connection, campus_id: int) -> tuple[list[int], pa.Table]
     tables = [_unpacked(rows) for _, rows in entries]
     none = pa.schema(EVENT_COLUMNS).empty_table()
     return [entry for entry, _ in entries], pa.concat_tables(tables) if tables else none
+
+
+def pending(conn: Connection, campus_id: int) -> Iterator[pa.Table]:
+    """All that waits for a landing of a campus, entry by entry; the columns of `EVENT_COLUMNS`."""
+    entries = conn.execute(
+        text("SELECT rows FROM theon.event_journal WHERE campus_id = :campus ORDER BY id"),
+        {"campus": campus_id},
+        execution_options={"yield_per": ENTRIES_TOGETHER},
+    )
+    for (rows,) in entries:
+        yield _unpacked(rows)
 
 
 def clear_journal(conn: Connection, campus_id: int, entries: list[int]) -> None:

@@ -252,7 +252,7 @@ def _stages(
         for staged in stage_json(Path(location), source_format, workspace, progress):
             # The id of a tracking line is its content, and cannot stand for another one.
             given = source_format != EDX
-            yield without_reused(lake, settings, campus.slug, staged) if given else staged
+            yield without_reused(run.store, lake, settings, campus, staged) if given else staged
     else:
         yield from stage_database(
             location,

@@ -2,7 +2,8 @@
 
 Ids of JSON events are the sender's. An id that comes again says the same, and is known; or it says
 something else, and then one of the two was given a wrong id. The first one stays; the door does the
-same for events that come one by one (`theon.intake.event_ids`).
+same for events that come one by one (`theon.intake.event_ids`). What came through the door and has
+not landed yet was first as well.
 """
 
 from dataclasses import replace
@@ -13,29 +14,36 @@ import pyarrow as pa
 
 from theon.intake.arrivals import ARRIVAL_SCHEMA, ORDINAL, REFUSED_SCHEMA, REUSED_ID
 from theon.intake.event_ids import CONTENT_COLUMNS
+from theon.intake.journal import pending
 from theon.intake.origins import StagedLines, as_rejects, name_places
 from theon.intake.staged import MOST_LISTED, STAGED_COLUMNS, copy_to_parquet
 from theon.lake.engine import open_engine, sql_list, sql_text
 from theon.lake.table import EventLake
+from theon.roster.campuses import Campus
 from theon.settings import Settings
+from theon.store.engine import Store
+from theon.store.scope import Scope
 
 _CONTENT = f"md5(row({', '.join(CONTENT_COLUMNS)})::VARCHAR)"
 
 
 def without_reused(
-    lake: EventLake, settings: Settings, campus: str, staged: StagedLines
+    store: Store, lake: EventLake, settings: Settings, campus: Campus, staged: StagedLines
 ) -> StagedLines:
     """The same with each id once: repetitions are known, other events under it are rejects.
 
     Args:
+        store: whose journal holds what came before and has not landed.
         lake: whose events came before; looked through whole, for an id says nothing of the time.
         settings: for the engine.
-        campus: slug of the campus of both.
+        campus: of all three.
         staged: a part of a file that is still there, so that lines can be read again.
     """
-    files = [file.path for file in lake.files(campus)]
     with open_engine(settings) as engine:
         rows = f"read_parquet({sql_text(staged.path)}, file_row_number = true)"
+        _find_pending(engine, store, campus, rows)
+        # After the journal: what lands meanwhile was seen there.
+        files = [file.path for file in lake.files(campus.slug)]
         if not _find_twice(engine, rows, files):
             return staged
         known, reused = _judge(engine, rows)
@@ -58,11 +66,26 @@ def without_reused(
         )
 
 
+def _find_pending(
+    engine: duckdb.DuckDBPyConnection, store: Store, campus: Campus, rows: str
+) -> None:
+    """Make `pending_`: ids of the file that wait for a landing, and the content they stand for."""
+    engine.execute("CREATE TEMP TABLE pending_ (event_id VARCHAR, content VARCHAR)")
+    with store.transaction(Scope(campus.slug)) as conn:
+        for events in pending(conn, campus.id):
+            engine.register("entry_", events)
+            engine.execute(
+                f"INSERT INTO pending_ SELECT event_id, {_CONTENT} FROM entry_"
+                f" WHERE event_id IN (SELECT event_id FROM {rows})"
+            )
+            engine.unregister("entry_")
+
+
 def _find_twice(engine: duckdb.DuckDBPyConnection, rows: str, files: list[str]) -> bool:
-    """Make `twice_`: ids that are in the file twice, or in the lake; whether there are any."""
+    """Make `twice_`: ids that are in the file twice, pending, or in the lake; whether any are."""
     engine.execute(
         f"CREATE TEMP TABLE twice_ AS SELECT event_id, NULL::VARCHAR AS file FROM {rows}"
-        " GROUP BY event_id HAVING count(*) > 1"
+        " GROUP BY event_id HAVING count(*) > 1 UNION SELECT event_id, NULL FROM pending_"
     )
     if files:
         lake = f"read_parquet({sql_list(files)}, hive_partitioning = false, filename = true)"
@@ -91,12 +114,13 @@ def _judge(engine: duckdb.DuckDBPyConnection, rows: str) -> tuple[int, int]:
     engine.execute(
         "CREATE TEMP TABLE dropped_ AS SELECT record, event_id, said = stands AS is_known FROM ("
         f"SELECT file_row_number AS record, event_id, {_CONTENT} AS said, row_number() OVER same"
-        f" AS number, coalesce(held.content, first_value({_CONTENT}) OVER same) AS stands"
-        f" FROM {rows} s LEFT JOIN ({held}) held USING (event_id)"
-        " WHERE event_id IN (SELECT event_id FROM twice_)"
+        f" AS number, coalesce(held.content, pending_.content, first_value({_CONTENT}) OVER same)"
+        " AS stands, pending_.content IS NOT NULL AS lands"
+        f" FROM {rows} s LEFT JOIN ({held}) held USING (event_id) LEFT JOIN pending_"
+        " USING (event_id) WHERE event_id IN (SELECT event_id FROM twice_)"
         " WINDOW same AS (PARTITION BY event_id ORDER BY file_row_number)"
         # What the lake holds already stays once: the lake counts it as known.
-        ") WHERE number > 1 OR said <> stands"
+        ") WHERE number > 1 OR said <> stands OR lands"
     )
     found = engine.execute(
         "SELECT count(*) FILTER (is_known), count(*) FILTER (NOT is_known) FROM dropped_"
@@ -144,7 +168,10 @@ def _with_reused(
 def _standing(engine: duckdb.DuckDBPyConnection, rows: str, files: list[str]) -> pa.Table:
     """The events that stay, under the ids of those that are refused; `ARRIVAL_SCHEMA`."""
     columns = ", ".join(STAGED_COLUMNS)
-    reused = "event_id IN (SELECT event_id FROM dropped_ WHERE NOT is_known)"
+    reused = (
+        "event_id IN (SELECT event_id FROM dropped_ WHERE NOT is_known)"
+        " AND event_id NOT IN (SELECT event_id FROM pending_)"  # the door knows these
+    )
     parts = [f"SELECT {columns}, 1 AS later, file_row_number AS record FROM {rows} WHERE {reused}"]
     if files:
         lake = f"read_parquet({sql_list(files)}, hive_partitioning = false)"
