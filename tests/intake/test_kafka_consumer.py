@@ -80,16 +80,17 @@ def test_what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on(
 def test_a_plain_message_without_an_id_is_known_by_its_place(
     kafka: KafkaBroker, store: Store, configured: Settings, topic: str
 ) -> None:
-    """So it too is counted once when it is read again."""
+    """So it too is counted once when it is read again, and kept once where it cannot be read."""
     said = {"type": "UserEnrolled", "timestamp": "2026-11-20T10:00:00Z", "userId": 7, "courseId": 8}
-    send(kafka, topic, [json.dumps(said).encode()], partition=1)
+    send(kafka, topic, [json.dumps(said).encode(), b"broken", b"broken"], partition=1)
     with consuming(store, configured, topic):
-        wait_for(lambda: read_to(store, configured) == 1)
+        wait_for(lambda: read_to(store, configured) == 3)
         with store.transaction(Scope.district()) as conn:
             rewind(conn, configured.kafka_group_id, (topic, 1), 0)
-        wait_for(lambda: read_to(store, configured) == 2)
+        wait_for(lambda: read_to(store, configured) == 6)
     assert ids(store) == [f"kafka:{topic}:1:0"]
-    assert counts(store) == (2, 1, 1, 0)
+    assert counts(store) == (6, 1, 1, 4)
+    assert [letter.place for letter in letters(store)] == [f"{topic}/1 at 1", f"{topic}/1 at 2"]
 
 
 def test_two_consumers_share_the_partitions_and_take_each_message_in_once(

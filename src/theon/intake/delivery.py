@@ -96,9 +96,12 @@ def keep_letters(
     refused: pa.Table,
     stage: str = VALIDATE,
     *,
-    once: bool = False,
+    anywhere: bool = False,
 ) -> int:
-    """Keep what was refused, byte for byte, as far as there is room in this hour.
+    """Keep what was refused, byte for byte and once, as far as there is room in this hour.
+
+    What this source has sent before, in the same bytes at the same place, is left out as long as
+    that is kept: a topic may be read again.
 
     Args:
         conn: the transaction that accepts the events.
@@ -107,14 +110,12 @@ def keep_letters(
         source_format: by which it was read.
         refused: `REFUSED_SCHEMA`.
         stage: of the pipeline, which refused them.
-        once: whether to leave out what this source has sent before, in the same bytes, as long
-            as that is kept: a log is read again and again.
+        anywhere: whether what stood elsewhere is the same too: lines of a log move with it.
 
     Returns:
         How many were kept: those of up to a megabyte, up to `MOST_LETTERS` in the hour.
     """
-    if once:
-        refused = _not_kept(conn, campus_id, source, refused)
+    refused = _not_kept(conn, campus_id, source, refused, anywhere=anywhere)
     kept = conn.execute(
         text(
             "SELECT coalesce(max(dead_lettered), 0) FROM theon.delivery_counts"
@@ -148,19 +149,28 @@ def keep_letters(
     return len(rows)
 
 
-def _not_kept(conn: Connection, campus_id: int, source: str, refused: pa.Table) -> pa.Table:
-    """The first of each original, of those that no dead letter of the source holds."""
-    firsts: dict[str, int] = {}
-    originals: list[Any] = refused["original"].to_pylist()
-    for row, original in enumerate(originals):
-        firsts.setdefault(hashlib.md5(original, usedforsecurity=False).hexdigest(), row)
+def _not_kept(
+    conn: Connection, campus_id: int, source: str, refused: pa.Table, *, anywhere: bool
+) -> pa.Table:
+    """The first of each original and place, of those that no dead letter of the source holds.
+
+    Where nobody knows the place (a body that was sent), another of the same bytes may be meant.
+    """
+    places: list[str | None] = refused["place"].to_pylist()
+    sent: list[Any] = refused["original"].to_pylist()
+    originals = [hashlib.md5(one, usedforsecurity=False).hexdigest() for one in sent]
     held = conn.execute(
         text(
-            "SELECT md5(original) FROM theon.dead_letters"
-            " WHERE campus_id = :campus AND source = :source AND md5(original) = ANY (:hashes)"
+            "SELECT md5(original) AS original, place FROM theon.dead_letters"
+            " WHERE campus_id = :campus AND source = :source AND md5(original) = ANY (:originals)"
         ),
-        {"campus": campus_id, "source": source, "hashes": list(firsts)},
-    ).scalars()
-    known = set(held)
-    new = [row for original, row in firsts.items() if original not in known]
+        {"campus": campus_id, "source": source, "originals": originals},
+    )
+    seen = {(row.original, "" if anywhere else row.place) for row in held}
+    new = []
+    for number, (original, place) in enumerate(zip(originals, places, strict=True)):
+        key = (original, "" if anywhere else place)
+        if key not in seen or key[1] is None:
+            new.append(number)
+            seen.add(key)
     return refused.take(pa.array(new, pa.int64()))

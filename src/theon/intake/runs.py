@@ -194,7 +194,7 @@ class Run:
             delivery_source(self.format),
             unread.format,
             unread.refused,
-            once=True,
+            anywhere=True,
         )
 
     def finish(self) -> IngestSummary:
