@@ -21,7 +21,7 @@ from theon.loops import Loop
 from theon.metrics import refresh as metrics
 from theon.metrics.announce import announce
 from theon.metrics.refresh import refresh
-from theon.roster.campuses import get_campus
+from theon.roster.campuses import get_campus, list_campuses
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -88,6 +88,7 @@ class Lander(Loop):
         super().__init__("lander")
         self._store, self._lake, self._settings = store, lake, settings
         self._behind: set[str] = set()  # landed, and the metrics have not moved yet
+        self._first = True
         self._unmerged: Counter[str] = Counter()  # landings since files were last merged
 
     def run(self) -> None:
@@ -110,6 +111,11 @@ class Lander(Loop):
             landed = land_all(self._store, self._lake, self._settings).keys()
             self._behind |= landed
             self._unmerged.update(landed)
+            if self._first:
+                # One before this may have ended when events had landed and metrics not moved yet.
+                everyone = list_campuses(self._store, Scope.district())
+                self._behind |= {campus.slug for campus in everyone}
+                self._first = False
             for slug in sorted(self._behind) if self._settings.real_time_analytics else ():
                 refresh(self._store, self._lake, self._settings, campus=slug)
                 self._behind.discard(slug)

@@ -86,6 +86,24 @@ def test_a_lander_moves_metrics_and_keeps_the_files_few(
     assert len(lake.files(lincoln)) < 9
 
 
+def test_what_landed_before_a_lander_began_moves_metrics_too(
+    store: Store, lake: EventLake, settings: Settings, lincoln: str
+) -> None:
+    """One before it was killed in between, or real-time analytics were off."""
+    send(store, lincoln, "a")
+    assert land_all(store, lake, settings) == {lincoln: 1}
+    lander = Lander(store, lake, settings)
+    lander.start()
+    try:
+        until_s = time.monotonic() + 60
+        while actions(store, lincoln) < 1:
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+    finally:
+        lander.stop()
+        lander.join(60)
+
+
 def test_what_was_told_during_a_round_asks_for_one_more_not_for_many(
     store: Store, lake: EventLake, settings: Settings, lincoln: str,
     monkeypatch: pytest.MonkeyPatch,
