@@ -88,7 +88,9 @@ class Lander(Loop):
         super().__init__("lander")
         self._store, self._lake, self._settings = store, lake, settings
         self._behind: set[str] = set()  # landed, and the metrics have not moved yet
-        self._first = True
+        # Whether events may have landed that this one does not know of: one before it may have
+        # ended in between, and a connection that broke does not say what was still done by it.
+        self._unsure = True
         self._unmerged: Counter[str] = Counter()  # landings since files were last merged
 
     def run(self) -> None:
@@ -111,11 +113,10 @@ class Lander(Loop):
             landed = land_all(self._store, self._lake, self._settings).keys()
             self._behind |= landed
             self._unmerged.update(landed)
-            if self._first:
-                # One before this may have ended when events had landed and metrics not moved yet.
+            if self._unsure:
                 everyone = list_campuses(self._store, Scope.district())
                 self._behind |= {campus.slug for campus in everyone}
-                self._first = False
+                self._unsure = False
             for slug in sorted(self._behind) if self._settings.real_time_analytics else ():
                 refresh(self._store, self._lake, self._settings, campus=slug)
                 self._behind.discard(slug)
@@ -124,10 +125,14 @@ class Lander(Loop):
                     self._merge(slug)
         except TheonError as error:
             _log.warning("accepted events wait: %s", error.message)
-            self._stopping.wait(PAUSE_AFTER_ERROR_S)
+            self._pause()
         except Exception:
             _log.exception("accepted events wait")
-            self._stopping.wait(PAUSE_AFTER_ERROR_S)
+            self._pause()
+
+    def _pause(self) -> None:
+        self._unsure = True
+        self._stopping.wait(PAUSE_AFTER_ERROR_S)
 
     def _merge(self, slug: str) -> None:
         del self._unmerged[slug]

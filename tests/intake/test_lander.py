@@ -2,16 +2,20 @@
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from arriving import arrival
 
 from theon import pipeline
+from theon.errors import UnavailableError
 from theon.intake.door import accept
 from theon.intake.journal import LANDING_EVENTS
-from theon.intake.landing import Landed
+from theon.intake.landing import Landed, land
 from theon.lake.table import EventLake
 from theon.metrics.catalog import load_catalog
 from theon.metrics.export import published_rows
@@ -30,6 +34,25 @@ def send(store: Store, slug: str, event_id: str) -> None:
     campus = get_campus(store, slug)
     with store.transaction(Scope(slug)) as conn:
         accept(conn, campus, "http:test", arrival([{"id": event_id, "at": NOW}]))
+
+
+@contextmanager
+def landing(store: Store, lake: EventLake, settings: Settings) -> Iterator[None]:
+    """While a lander is at work."""
+    lander = Lander(store, lake, settings)
+    lander.start()
+    try:
+        yield
+    finally:
+        lander.stop()
+        lander.join(60)
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
 
 
 def test_a_landing_ends_although_events_keep_coming(
@@ -69,18 +92,10 @@ def test_a_lander_moves_metrics_and_keeps_the_files_few(
     monkeypatch.setattr(pipeline, "ROUND_S", 0.01)
     monkeypatch.setattr(pipeline, "LANDINGS_TO_MERGE", 4)
     assert LANDINGS_TO_MERGE > 4
-    lander = Lander(store, lake, settings)
-    lander.start()
-    try:
+    with landing(store, lake, settings):
         for number in range(9):
             send(store, lincoln, f"{number}")
-            until_s = time.monotonic() + 60
-            while actions(store, lincoln) < number + 1:
-                assert time.monotonic() < until_s
-                time.sleep(0.02)
-    finally:
-        lander.stop()
-        lander.join(60)
+            wait_for(lambda least=number: actions(store, lincoln) > least)
     assert actions(store, lincoln) == 9
     assert sum(file.rows for file in lake.files(lincoln)) == 9
     assert len(lake.files(lincoln)) < 9
@@ -92,16 +107,34 @@ def test_what_landed_before_a_lander_began_moves_metrics_too(
     """One before it was killed in between, or real-time analytics were off."""
     send(store, lincoln, "a")
     assert land_all(store, lake, settings) == {lincoln: 1}
-    lander = Lander(store, lake, settings)
-    lander.start()
-    try:
-        until_s = time.monotonic() + 60
-        while actions(store, lincoln) < 1:
-            assert time.monotonic() < until_s
-            time.sleep(0.02)
-    finally:
-        lander.stop()
-        lander.join(60)
+    with landing(store, lake, settings):
+        wait_for(lambda: actions(store, lincoln) == 1)
+
+
+def test_a_connection_that_breaks_after_a_landing_keeps_no_metric_back(
+    store: Store, lake: EventLake, settings: Settings, lincoln: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The landing was committed, and whoever did it was not told so."""
+    monkeypatch.setattr(pipeline, "PAUSE_AFTER_ERROR_S", 0.1)
+    monkeypatch.setattr(pipeline, "LOOK_S", 0.1)
+    breaks = threading.Event()
+
+    def land_unheard(*given: Any) -> Landed | None:
+        done = land(*given)
+        if breaks.is_set() and done is not None:
+            breaks.clear()
+            raise UnavailableError("the connection broke")
+        return done
+
+    monkeypatch.setattr(pipeline, "land", land_unheard)
+    with landing(store, lake, settings):
+        send(store, lincoln, "a")
+        wait_for(lambda: actions(store, lincoln) == 1)
+        breaks.set()
+        send(store, lincoln, "b")
+        wait_for(lambda: actions(store, lincoln) == 2)
+    assert not breaks.is_set()
 
 
 def test_what_was_told_during_a_round_asks_for_one_more_not_for_many(
@@ -113,26 +146,17 @@ def test_what_was_told_during_a_round_asks_for_one_more_not_for_many(
     monkeypatch.setattr(pipeline, "ROUND_S", 0.01)
     monkeypatch.setattr(Lander, "_round", lambda self: (rounds.append(1), busy.wait(60)))
     busy = threading.Event()
-    lander = Lander(store, lake, settings)
-    lander.start()
-    try:
-        until_s = time.monotonic() + 60
-        while not rounds:
-            assert time.monotonic() < until_s
-            time.sleep(0.02)
-        for number in range(30):
-            send(store, lincoln, f"{number}")
-        busy.set()
-        until_s = time.monotonic() + 60
-        while len(rounds) < 2:
-            assert time.monotonic() < until_s
-            time.sleep(0.02)
-        time.sleep(2)
-        assert len(rounds) <= 5
-    finally:
-        busy.set()
-        lander.stop()
-        lander.join(60)
+    with landing(store, lake, settings):
+        try:
+            wait_for(lambda: len(rounds) > 0)
+            for number in range(30):
+                send(store, lincoln, f"{number}")
+            busy.set()
+            wait_for(lambda: len(rounds) > 1)
+            time.sleep(2)
+            assert len(rounds) <= 5
+        finally:
+            busy.set()
 
 
 def test_an_event_from_the_future_counts_on_the_day_that_it_names(

@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import URL, text
+from sqlalchemy import URL, Connection, text
 
 from theon.errors import ConflictError, InputError, UnavailableError
 from theon.roster.campuses import add_campus, list_campuses
@@ -279,3 +280,27 @@ def test_importing_the_store_starts_nothing(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not (tmp_path / "home").exists()
+
+
+def test_who_listens_goes_on_when_a_connection_ends_at_any_moment(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that ends before it listens; what was told meanwhile is to be looked for."""
+    begun = store._begun
+
+    def ended_at_once(*given: Any) -> Connection:
+        monkeypatch.undo()
+        conn = begun(*given)
+        pid = conn.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        with store.transaction(Scope.district()) as other:
+            other.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+        return conn
+
+    monkeypatch.setattr(store, "_begun", ended_at_once)
+    heard = store.listen("of_this_test", timeout_s=lambda: 30.0)
+    assert next(heard) is None
+    assert next(heard) is None  # it listens now
+    with store.transaction(Scope.district()) as conn:
+        conn.exec_driver_sql("SELECT pg_notify('of_this_test', 'news')")
+    assert next(heard) == "news"
+    heard.close()

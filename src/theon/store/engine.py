@@ -122,17 +122,17 @@ class Store:
                 time.sleep(timeout_s())
                 yield None
                 continue
-            conn.rollback()
-            driver: Any = conn.connection.driver_connection  # a detached one does not tell it
-            conn.detach()
             try:
+                conn.rollback()
+                driver: Any = conn.connection.driver_connection  # a detached one does not tell it
+                conn.detach()
                 driver.autocommit = True
                 driver.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 yield None  # what came before it listened was not heard
                 while True:
                     heard = [n.payload for n in driver.notifies(timeout=timeout_s(), stop_after=1)]
                     yield from (heard[-1:] if latest else heard) or [None]
-            except psycopg.Error:
+            except (DBAPIError, psycopg.Error):
                 yield None
             finally:
                 with suppress(DBAPIError, psycopg.Error):
