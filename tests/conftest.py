@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import settings as hypothesis_settings
 from pydantic import AliasChoices
 from sqlalchemy import text
 
 from tests.skipping import NO_DATA, pytest_runtest_makereport, pytest_terminal_summary
+from theon.access import passwords
 from theon.settings import Settings
 from theon.store.engine import Store
 
@@ -41,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = tempfile.mkdtemp(prefix="theon-tests-")
         config.stash[_OWN_FOLDER] = Path(config.option.basetemp)
     _forget_the_environment()
+    # Nobody guesses at a test's passwords; what stands in production takes 50 ms for each.
+    passwords.HASHER = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
 
 
 def _forget_the_environment() -> None:

@@ -1,9 +1,11 @@
 """Accounts: what is kept of a password, and who may change whose account."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, Type, extract_parameters
 from sqlalchemy import text
 
 from tests.access.conftest import PASSWORD
@@ -54,6 +56,14 @@ def test_a_hash_follows_todays_parameters(district: Store, monkeypatch: pytest.M
     assert not passwords.needs_rehash(after)
     enter(district)
     assert stored_hash(district) == after
+
+
+def test_outside_of_tests_a_hash_takes_what_the_library_recommends() -> None:
+    """RFC 9106's second choice or more: 64 MiB, three passes."""
+    asked = "from theon.access.passwords import hash_password as h; print(h('four words or more'))"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    found = extract_parameters(done.stdout.strip())
+    assert (found.type, found.memory_cost >= 65_536, found.time_cost >= 3) == (Type.ID, True, True)
 
 
 @pytest.mark.parametrize(
