@@ -6,10 +6,9 @@ to be written in two places, and a crash after a commit loses nothing.
 """
 
 import json
-import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -23,6 +22,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from theon.errors import ConflictError, InputError, UnavailableError
 from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
+from theon.lake.actions import added_file, flush_to_disk, moved_file
 from theon.lake.engine import open_engine, sql_list, sql_text
 from theon.lake.log import changed_paths
 from theon.observability.progress import ProgressReporter, SilentProgress
@@ -37,7 +37,6 @@ KNOWN_MARGIN = timedelta(hours=1)
 # How the names of data files begin, by how their events came.
 APPENDED, LANDED = "part-", "landed-"
 
-_STATS_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 SQL_TYPES = {
     pa.string(): "VARCHAR",
     pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
@@ -167,7 +166,7 @@ class EventLake:
         Raises:
             ConflictError: the numbers of events differ, so nothing was done.
         """
-        added = [_moved(path, self.path, campus) for path in new]
+        added = [moved_file(path, self.path, campus) for path in new]
         events = sum(json.loads(action.stats)["numRecords"] for action in added)
         if events != sum(file.rows for file in old):
             raise ConflictError(
@@ -392,42 +391,8 @@ def _write_new(
     if rows == 0:
         path.unlink()
         return None
-    _flush_to_disk(path)
-    return _added(path, root, campus, rows, first_at, last_at)
-
-
-def _added(
-    path: Path, root: Path, campus: str, rows: int, first_at: datetime, last_at: datetime
-) -> AddAction:
-    """A file that a commit adds."""
-    stats = {
-        "numRecords": rows,
-        "minValues": {"occurred_at": first_at.strftime(_STATS_TIME)},
-        "maxValues": {"occurred_at": last_at.strftime(_STATS_TIME)},
-        "nullCount": {"occurred_at": 0},
-    }
-    return AddAction(
-        path=str(path.relative_to(root)),
-        size=path.stat().st_size,
-        partition_values={"campus": campus},
-        modification_time=int(path.stat().st_mtime * 1000),
-        data_change=True,
-        stats=json.dumps(stats),
-    )
-
-
-def _moved(path: Path, root: Path, campus: str) -> AddAction:
-    """A file, one event or more, that a commit adds with events which the lake holds already."""
-    _flush_to_disk(path)
-    metadata = pq.read_metadata(path)
-    column = metadata.schema.names.index("occurred_at")
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    found = [group.column(column).statistics for group in groups]
-    times = [t for f in found if f is not None for t in (f.min, f.max) if t is not None]
-    assert len(times) == 2 * len(groups)  # noqa: S101 - the engine always writes them
-    first_at, last_at = min(times), max(times)
-    added = _added(path, root, campus, metadata.num_rows, first_at, last_at)
-    return replace(added, data_change=False)
+    flush_to_disk(path)
+    return added_file(path, root, campus, rows, first_at, last_at)
 
 
 def _swap(
@@ -483,12 +448,6 @@ def _files(table: DeltaTable, root: Path, campus: str | None) -> list[LakeFile]:
         for a in actions
         if campus is None or a["partition.campus"] == campus
     ]
-
-
-def _flush_to_disk(path: Path) -> None:
-    """A commit must never name a file that a power cut could still lose."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _new_events_sql(staged: Path, batch: _Batch, overlapping: list[str]) -> str:
