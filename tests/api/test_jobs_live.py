@@ -1,10 +1,9 @@
 """Jobs as they change, from a really running server: one by WebSocket, many by SSE."""
 
 import asyncio
-import json
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -12,8 +11,9 @@ import pytest
 from sqlalchemy import text
 from tests.access.conftest import PASSWORD
 from tests.api.jobs_service import DISTRICT, JOBS, KINDS, LIMIT_S, Service, served, until
+from tests.api.jobs_streams import receive, streaming, watching
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from theon.access.accounts import add_account
 from theon.access.keys import list_keys, revoke_key
@@ -33,78 +33,6 @@ def address(service: Service) -> Iterator[str]:
         yield address
     watcher = service.app.state.theon_jobs.watcher
     until(lambda: not watcher._running, "nobody listens any more")
-
-
-@contextmanager
-def watching(
-    service: Service, address: str, job_id: int, role: Role = Role.SERVICE, campus: str = "oak"
-) -> Iterator[ClientConnection]:
-    headers = {"Authorization": f"Bearer {service.key(role, campus)}"}
-    url = f"ws://{address}{JOBS}/{job_id}/events"
-    with connect(url, additional_headers=headers, proxy=None, open_timeout=LIMIT_S) as socket:
-        yield socket
-
-
-def receive(socket: ClientConnection) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(socket.recv(LIMIT_S))
-    return found
-
-
-class Events:
-    """An open stream of events."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        self.answer = answer
-        self._lines = answer.iter_lines()
-        self.id: str | None = None
-
-    def next(self) -> tuple[str, Any]:
-        """Name and data of the next event; a comment is `heartbeat`."""
-        name, data = "", None
-        for line in self._lines:
-            field, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if field == "event":
-                name = value
-            elif field == "data":
-                data = json.loads(value)
-            elif field == "id":
-                self.id = value
-            elif line and not field:
-                name = value
-            elif not line:
-                return name, data
-        raise AssertionError("the stream has ended")
-
-    def job(self) -> dict[str, Any]:
-        """The next event of a job."""
-        name, data = self.next()
-        while name == "heartbeat":
-            name, data = self.next()
-        assert name == "job", (name, data)
-        return dict(data)
-
-
-@contextmanager
-def streaming(
-    service: Service,
-    address: str,
-    query: str = "",
-    last_id: str | None = None,
-    role: Role = Role.SERVICE,
-    campus: str = "oak",
-) -> Iterator[Events]:
-    headers = {"Authorization": f"Bearer {service.key(role, campus)}"}
-    if last_id is not None:
-        headers["Last-Event-ID"] = last_id
-    url = f"http://{address}{JOBS}/events{query}"
-    with (
-        httpx.Client(trust_env=False, timeout=LIMIT_S) as client,
-        client.stream("GET", url, headers=headers) as answer,
-    ):
-        assert answer.status_code == 200, answer.read()
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        yield Events(answer)
 
 
 # -- one job -------------------------------------------------------------------------------
