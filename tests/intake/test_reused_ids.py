@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from moodle_logs import lake_rows
 from test_json_files import ids, lines, native, statement
 
+from theon.intake import journal
 from theon.intake.arrivals import REUSED_ID
 from theon.intake.delivery import VALIDATE
 from theon.intake.door import accept
@@ -183,19 +184,23 @@ def test_a_line_refused_for_its_id_is_kept_byte_for_byte_and_can_be_replayed(
         assert mended.outcome == "accepted"
 
 
+@pytest.mark.parametrize("together", [1, journal.LANDING_EVENTS])
 def test_what_came_through_the_door_was_first_also_before_it_has_landed(
-    take: Take, lake: EventLake, store: Store, settings: Settings, lincoln: str, tmp_path: Path
-) -> None:
+    take: Take, lake: EventLake, store: Store, settings: Settings, lincoln: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, together: int,
+) -> None:  # fmt: skip
     """Equal events of a file are known, and another one under its id is refused."""
-    sent = [native(1), native(2, user_id="8")]
-    arrival = read_arrival(pa.array([json.dumps(row).encode() for row in sent]), "native")
-    with store.transaction(Scope(lincoln)) as conn:
-        assert accept(conn, get_campus(store, lincoln), "http:lms", arrival).accepted == 2
+    for row in (native(1), native(2, user_id="8")):
+        arrival = read_arrival(pa.array([json.dumps(row).encode()]), "native")
+        with store.transaction(Scope(lincoln)) as conn:
+            assert accept(conn, get_campus(store, lincoln), "http:lms", arrival).accepted == 1
+    monkeypatch.setattr(journal, "LANDING_EVENTS", together)
     file = tmp_path / "events.ndjson"
     file.write_bytes(lines([native(1), native(2, user_id="9"), native(3)]))
     assert told(take(file, "ndjson")) == (3, 1, 1, 1)
     assert ids(lake) == ["e3"]
     assert [(line, reason) for line, reason, *_ in rejects(store, lincoln)] == [(2, REUSED_ID)]
+    monkeypatch.undo()
     land(store, lake, settings, get_campus(store, lincoln))
     assert ids(lake) == ["e1", "e2", "e3"]
     assert told(take(file, "ndjson")) == (3, 0, 2, 1)

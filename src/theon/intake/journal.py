@@ -76,14 +76,25 @@ def read_journal(conn: Connection, campus_id: int) -> tuple[list[int], pa.Table]
 
 
 def pending(conn: Connection, campus_id: int) -> Iterator[pa.Table]:
-    """All that waits for a landing of a campus, entry by entry; the columns of `EVENT_COLUMNS`."""
+    """All that waits for a landing of a campus, in tables of about `LANDING_EVENTS`.
+
+    Their columns are `EVENT_COLUMNS`; none is empty.
+    """
     entries = conn.execute(
         text("SELECT rows FROM theon.event_journal WHERE campus_id = :campus ORDER BY id"),
         {"campus": campus_id},
         execution_options={"yield_per": ENTRIES_TOGETHER},
     )
+    found: list[pa.Table] = []
+    events = 0
     for (rows,) in entries:
-        yield _unpacked(rows)
+        found.append(_unpacked(rows))
+        events += found[-1].num_rows
+        if events >= LANDING_EVENTS:
+            yield pa.concat_tables(found)
+            found, events = [], 0
+    if found:
+        yield pa.concat_tables(found)
 
 
 def clear_journal(conn: Connection, campus_id: int, entries: list[int]) -> None:

@@ -73,12 +73,12 @@ def _find_pending(
     engine.execute("CREATE TEMP TABLE pending_ (event_id VARCHAR, content VARCHAR)")
     with store.transaction(Scope(campus.slug)) as conn:
         for events in pending(conn, campus.id):
-            engine.register("entry_", events)
+            engine.register("waiting_", events)
             engine.execute(
-                f"INSERT INTO pending_ SELECT event_id, {_CONTENT} FROM entry_"
+                f"INSERT INTO pending_ SELECT event_id, {_CONTENT} FROM waiting_"
                 f" WHERE event_id IN (SELECT event_id FROM {rows})"
             )
-            engine.unregister("entry_")
+            engine.unregister("waiting_")
 
 
 def _find_twice(engine: duckdb.DuckDBPyConnection, rows: str, files: list[str]) -> bool:
