@@ -185,5 +185,9 @@ def metrics_verify(
         typer.echo(f"… and {more:,} more")
     typer.echo(f"{report.rows_compared:,} rows compared, {report.rows_different:,} differ")
     if not report.ok:
-        typer.echo("Mend them with `theon metrics refresh --rebuild`.", err=True)
+        typer.echo(
+            "Run `theon metrics refresh` if events have come since the last one; what still "
+            "differs is mended by `theon metrics refresh --rebuild`.",
+            err=True,
+        )
         raise typer.Exit(1)
