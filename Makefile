@@ -31,6 +31,8 @@ lint: $(STAMPS)/test $(STAMPS)/lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@# mypy reads src only: whether each test can be imported is seen here, not after all others ran
+	@collected=$$($(BIN)/python -m pytest --collect-only --disable-warnings) || { echo "$$collected"; exit 1; }
 
 bench: $(STAMPS)/bench
 	$(BIN)/python -m bench $(PART)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 from tests.api.jobs_service import LIMIT_S, Service, served, until
-from tests.api.test_jobs_live import Events
+from tests.api.jobs_streams import Events
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
