@@ -143,31 +143,33 @@ def letters_replay(
     )
     from theon.intake.replay import preview as try_out  # noqa: PLC0415
     from theon.intake.replay import replay as run  # noqa: PLC0415
+    from theon.lake.lake_ids import LakeIds  # noqa: PLC0415
     from theon.store.scope import Scope  # noqa: PLC0415
 
     which = _chosen("replay", numbers, every, source, reason, campus)
     mend = _mend(set_field or [], rename or [], remove or [], replace or [])
     with cli_common.open_theon() as theon:
         _check_campus(theon, campus)
+        lake_ids = LakeIds(theon.settings)
         if preview:
             with district(theon) as conn:
                 ids = numbers or waiting_ids(conn, which, 0)
-                found = try_out(conn, read_mapped, ids[:20], mend)
+                found = try_out(conn, read_mapped, ids[:20], mend, lake_ids=lake_ids)
             for one in found.tried:
                 typer.echo(_tried_lines(one))
             _say_left_alone(found.skipped)
             return
+        given: dict[str, Any] = {"lake_ids": lake_ids, "mend": mend, "note": note or None}
         totals = Totals()
         if numbers:
             with district(theon) as conn:
-                done = run(conn, read_mapped, numbers, actor(), mend=mend, note=note or None)
+                done = run(conn, read_mapped, numbers, actor(), **given)
             totals.add(done)
             _say_left_alone(done.skipped)
         else:
             totals = replay_matching(
-                theon.store, Scope.district(), read_mapped, which, actor(), mend=mend,
-                note=note or None,
-            )  # fmt: skip
+                theon.store, Scope.district(), read_mapped, which, actor(), **given
+            )
     _say_totals(totals)
 
 

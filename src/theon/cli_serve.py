@@ -20,6 +20,7 @@ from theon.api.xapi_app import add_xapi
 from theon.background import Background
 from theon.bootstrap import Theon
 from theon.errors import UnavailableError
+from theon.lake.lake_ids import LakeIds
 from theon.metrics.live import LiveHub
 from theon.web.delivery import add_delivery_pages
 from theon.web.jobs_pages import add_jobs_pages
@@ -44,13 +45,14 @@ def serve_pages(theon: Theon) -> None:
     add_sign_in_pages(app)
     background = Background(theon)
     add_jobs_api(app, theon.store, background.kinds, background.scheduler)
-    add_delivery_api(app, theon.store)
+    lake_ids = LakeIds(theon.settings)
+    add_delivery_api(app, theon.store, lake_ids=lake_ids)
     events = add_events_api(app, theon.store, theon.settings)
     hub = LiveHub(theon.store)
     add_live_api(app, hub)
     add_jobs_pages(app, theon.store, background.kinds, background.scheduler)
-    add_delivery_pages(app, settings=theon.settings)
-    writers = add_xapi(app, theon.store, events.throttle)
+    add_delivery_pages(app, settings=theon.settings, lake_ids=lake_ids)
+    writers = add_xapi(app, theon.store, events.throttle, lake_ids)
     add_pages(app, theon.store, hub)
     shown = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
     typer.secho(f"Theon is at http://{shown}:{port} (Ctrl-C ends it)", err=True, bold=True)

@@ -21,6 +21,7 @@ from theon.intake.delivery_query import Delivery, day_of, read_delivery, read_sp
 from theon.intake.door import accept
 from theon.intake.event_ids import EVENT_ID_DAYS
 from theon.intake.runs import IngestSummary
+from theon.lake.lake_ids import LakeIds
 from theon.roster.campuses import add_campus, get_campus
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -191,3 +192,20 @@ def test_retention_removes_what_is_old_and_keeps_what_waits(
     assert sql(store, "SELECT received FROM theon.delivery_counts") == [(12,)]
     assert sql(store, "SELECT count(*) FROM theon.delivery_reasons") == [(1,)]
     assert run_retention(Context(store, settings), RetainDelivery()).event_ids == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("in_one_hour")
+def test_the_door_knows_an_event_however_long_ago_it_came(
+    store: Store, lincoln: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_jobs, "ROWS_PER_ROUND", 2)
+    send(store, lincoln, [{"id": f"old {n}", "at": NOW_S} for n in range(5)])
+    sql(store, "UPDATE theon.event_ids SET accepted_at = now() - interval '31 days'")
+    run_retention(Context(store, settings), RetainDelivery())  # type: ignore[arg-type]
+    assert sql(store, "SELECT count(*) FROM theon.event_ids") == [(0,)]
+    sent = [{"id": "old 1", "at": NOW_S}, {"id": "new", "at": NOW_S}, {"id": "old 3", "at": 1}]
+    with store.transaction(Scope(lincoln)) as conn:
+        campus, ids = get_campus(store, lincoln), LakeIds(settings)
+        told = accept(conn, campus, "http:lms", arrival(sent), lake_ids=ids)
+    assert (told.accepted, told.duplicates) == (1, [0])
+    assert told.refused["reason"].to_pylist() == [REUSED_ID]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 from moodle_logs import lake_rows
 from test_json_files import ids, lines, native, statement
@@ -24,6 +25,7 @@ from theon.intake.mends import read_mend
 from theon.intake.pipeline import ingest
 from theon.intake.replay import read_mapped, replay
 from theon.intake.runs import IngestSummary
+from theon.lake.lake_ids import LakeIds
 from theon.lake.table import EventLake
 from theon.roster.campuses import add_campus, get_campus
 from theon.settings import Settings
@@ -91,7 +93,7 @@ def test_a_statement_as_it_was_sent_and_as_a_store_gives_it_back_are_the_same(
     assert told(take(export, "xapi")) == (1, 0, 1, 0)
 
 
-@settings(
+@profile(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10
 )
 @given(
@@ -146,8 +148,9 @@ WRITTEN = {
 @pytest.mark.parametrize("where", ["plain", "packed", "folder"])
 @pytest.mark.parametrize("written", list(WRITTEN))
 def test_a_line_refused_for_its_id_is_kept_byte_for_byte_and_can_be_replayed(
-    take: Take, store: Store, lincoln: str, tmp_path: Path, written: str, where: str
-) -> None:
+    take: Take, store: Store, settings: Settings, lincoln: str, tmp_path: Path, written: str,
+    where: str,
+) -> None:  # fmt: skip
     """Unmended it is refused again, with an id of its own taken in; reading adds no second."""
     source_format, write = WRITTEN[written]
     make, said = (native, "occurred_at") if source_format == "ndjson" else (statement, "timestamp")
@@ -177,10 +180,11 @@ def test_a_line_refused_for_its_id_is_kept_byte_for_byte_and_can_be_replayed(
     assert raw.split(b"\n")[line - 1].count(original.encode().split(b"\n")[0])
 
     with store.transaction(Scope(lincoln)) as conn:
-        [again] = replay(conn, read_mapped, [letter.id], "ada").tried
+        lake_ids = LakeIds(settings)
+        [again] = replay(conn, read_mapped, [letter.id], "ada", lake_ids=lake_ids).tried
         assert (again.outcome, again.reason) == ("refused", REUSED_ID)
         mend = read_mend([{"do": "set", "field": "id", "value": make(7)["id"]}])
-        [mended] = replay(conn, read_mapped, [letter.id], "ada", mend=mend).tried
+        [mended] = replay(conn, read_mapped, [letter.id], "ada", lake_ids=lake_ids, mend=mend).tried
         assert mended.outcome == "accepted"
 
 

@@ -34,6 +34,7 @@ from theon.intake.gaps import KeptGap
 from theon.intake.letters import LetterFilter, LetterShown
 from theon.intake.mends import read_mend
 from theon.intake.replay import Reader, Replayed, Totals
+from theon.lake.lake_ids import LakeIds
 from theon.store.engine import Store
 
 router = APIRouter(prefix="/api/v1/delivery", tags=["delivery"], dependencies=[Depends(no_store)])
@@ -45,17 +46,24 @@ class DeliveryRoom:
 
     store: Store
     read: Reader
+    lake_ids: LakeIds | None
 
 
-def add_delivery_api(app: FastAPI, store: Store, read: Reader = replay.read_mapped) -> None:
+def add_delivery_api(
+    app: FastAPI,
+    store: Store,
+    read: Reader = replay.read_mapped,
+    lake_ids: LakeIds | None = None,
+) -> None:
     """Put the routes onto `app`, which `add_sign_in` and `add_jobs_api` have been given as well.
 
     Args:
         app: the application.
         store: where the ledger is.
         read: the mappings, for replays.
+        lake_ids: those noted beside the lake, for replays.
     """
-    app.state.theon_delivery = DeliveryRoom(store, read)
+    app.state.theon_delivery = DeliveryRoom(store, read, lake_ids)
     app.include_router(router, responses=PROBLEMS)
 
 
@@ -179,7 +187,9 @@ def get_one(letter_id: Number, principal: Reading, room: Room) -> LetterShown:
 def post_preview(wanted: PreviewWanted, principal: Controlling, room: Room) -> ReplayDone:
     """Each letter before and after the mend, and whether it would be accepted; nothing changes."""
     with changing(room.store, principal.scope) as conn:
-        found = replay.preview(conn, room.read, wanted.ids, read_mend(wanted.mend))
+        found = replay.preview(
+            conn, room.read, wanted.ids, read_mend(wanted.mend), lake_ids=room.lake_ids
+        )
     return _shown(found, is_preview=True)
 
 
@@ -201,6 +211,7 @@ def post_replay(wanted: ReplayWanted, principal: Controlling, room: Room) -> Rep
             room.read,
             wanted.filter.as_filter(),
             principal.subject,
+            lake_ids=room.lake_ids,
             mend=read_mend(wanted.mend),
             note=wanted.note,
         )
@@ -259,7 +270,9 @@ def _replay(
     wanted: ReplayWanted | OneReplayWanted,
 ) -> Replayed:
     mend = read_mend(wanted.mend)
-    return replay.replay(conn, room.read, ids, principal.subject, mend=mend, note=wanted.note)
+    return replay.replay(
+        conn, room.read, ids, principal.subject, lake_ids=room.lake_ids, mend=mend, note=wanted.note
+    )
 
 
 def _shown(found: Replayed, *, is_preview: bool = False) -> ReplayDone:

@@ -22,6 +22,7 @@ from theon.intake.bodies import MOST_BYTES, Body, TooLargeError, cut, too_large,
 from theon.intake.group_commit import BusyError, GroupCommit
 from theon.intake.mapping import native_schema
 from theon.intake.throttle import Throttle, ThrottledError
+from theon.lake.lake_ids import LakeIds
 from theon.roster.campuses import Campus, list_campuses
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -77,7 +78,7 @@ class EventsRoom(AbstractContextManager["EventsRoom"]):
 
     def __post_init__(self) -> None:
         """Make what it works with; nothing runs before it is opened."""
-        self.commits = GroupCommit(self.store)
+        self.commits = GroupCommit(self.store, LakeIds(self.settings))
         self.throttle = Throttle(self.settings)
 
     async def read(self, request: Request) -> Body:

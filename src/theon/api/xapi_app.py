@@ -39,6 +39,7 @@ from theon.errors import TheonError
 from theon.intake.group_commit import BusyError
 from theon.intake.throttle import Throttle, ThrottledError
 from theon.jobs.context import clean
+from theon.lake.lake_ids import LakeIds
 from theon.lrs.asking import consistent_through
 from theon.lrs.errors import (
     DocumentConflictError,
@@ -77,18 +78,21 @@ class Resource:
     handlers: Mapping[str, Handler]
 
 
-def add_xapi(app: FastAPI, store: Store, throttle: Throttle) -> Writers:
+def add_xapi(
+    app: FastAPI, store: Store, throttle: Throttle, lake_ids: LakeIds | None = None
+) -> Writers:
     """Put the learning record store onto `app`, which `add_sign_in` has been given as well.
 
     Args:
         app: the application.
         store: where statements and documents are.
         throttle: counts what each client sends.
+        lake_ids: those noted beside the lake.
 
     Returns:
         The threads that write statements; open them before the application serves.
     """
-    writers = Writers(store, LIMITS)
+    writers = Writers(store, LIMITS, lake_ids)
     app.mount(PREFIX, _Service(store, throttle, writers).app())
     return writers
 

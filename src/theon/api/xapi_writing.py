@@ -24,6 +24,7 @@ from theon.events.retractions import RETRACTED_SCHEMA
 from theon.intake.delivery import record_delivery
 from theon.intake.door import accept
 from theon.intake.mapped import read_arrival
+from theon.lake.lake_ids import LakeIds
 from theon.lrs.errors import StatementConflictError
 from theon.lrs.storing import Batch, Stored, store_batches
 from theon.store.engine import Store
@@ -69,9 +70,17 @@ class Writers(AbstractContextManager["Writers"]):
     interpreter ends takes the process down with it.
     """
 
-    def __init__(self, store: Store, limits: Mapping[str, str]) -> None:
-        """Name the store, and PostgreSQL's settings for a transaction; begins nothing yet."""
-        self._store = store
+    def __init__(
+        self, store: Store, limits: Mapping[str, str], lake_ids: LakeIds | None = None
+    ) -> None:
+        """Name what they work with; begins nothing yet.
+
+        Args:
+            store: where statements go.
+            limits: PostgreSQL's settings for a transaction.
+            lake_ids: those noted beside the lake.
+        """
+        self._store, self._lake_ids = store, lake_ids
         self._limits = limits
         self._waiting: deque[Sending] = deque()
         self._busy: set[int] = set()  # campuses
@@ -179,7 +188,7 @@ class Writers(AbstractContextManager["Writers"]):
             if voided:
                 events = read_arrival(pa.array(voided, pa.string()), MAPPING).events
                 retracted = events.select(RETRACTED_SCHEMA.names)
-            accept(conn, campus, source, arrival, retracted=retracted)
+            accept(conn, campus, source, arrival, lake_ids=self._lake_ids, retracted=retracted)
         known = sum(len(outcome.ids) for outcome in stored) - len(new)
         if known:
             record_delivery(

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from theon.intake.event_ids import EVENT_ID_DAYS
+from theon.intake.event_ids import move_old
 from theon.intake.gap_search import Search, look_for_gaps
 from theon.jobs.kinds import JobContext, job
 from theon.jobs.schedules import Schedule
+from theon.lake.lake_ids import LakeIds
 from theon.lake.table import EventLake
 from theon.store.scope import Scope
 
@@ -50,7 +51,7 @@ class RetainDelivery:
 
 @dataclass(frozen=True)
 class Removed:
-    """How many rows a retention removed."""
+    """How many rows a retention removed; event ids moved from PostgreSQL to the lake's."""
 
     event_ids: int
     hours: int
@@ -60,7 +61,7 @@ class Removed:
 
 @job("intake.retention", queue="system", category="system", timeout_s=3600, memory_mb=512)
 def retain(ctx: JobContext, args: RetainDelivery) -> Removed:
-    """Remove event ids that no landing needs, old rows of the ledger and ended dead letters."""
+    """Move old event ids beside the lake, remove old rows of the ledger and ended dead letters."""
     return run_retention(ctx, args)
 
 
@@ -68,7 +69,7 @@ def run_retention(ctx: JobContext, args: RetainDelivery) -> Removed:
     """See `retain`; some thousand rows per transaction, so that nobody waits for it."""
     removed = Removed(
         # Landings rely on ids being there for just so long (`theon.intake.landing`).
-        event_ids=_in_rounds(ctx, "event_ids", "accepted_at", EVENT_ID_DAYS),
+        event_ids=_move_ids(ctx),
         hours=_in_rounds(ctx, "delivery_counts", "hour", args.ledger_days),
         gaps=_in_rounds(ctx, "delivery_gaps", "ended_at", args.ledger_days, "state = 'repaired'"),
         letters=_in_rounds(
@@ -77,6 +78,17 @@ def run_retention(ctx: JobContext, args: RetainDelivery) -> Removed:
     )
     ctx.log("removed", **vars(removed))
     return removed
+
+
+def _move_ids(ctx: JobContext) -> int:
+    total, lake_ids = 0, LakeIds(ctx.settings)
+    while True:
+        with ctx.transaction() as conn:
+            done = move_old(conn, lake_ids, ROWS_PER_ROUND)
+        total += done
+        ctx.progress(total, operation="moving old ids of events")
+        if done < ROWS_PER_ROUND:
+            return total
 
 
 def _in_rounds(ctx: JobContext, table: str, age: str, days: int, condition: str = "true") -> int:

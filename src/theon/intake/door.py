@@ -25,6 +25,7 @@ from theon.intake.clocks import measure
 from theon.intake.delivery import keep_letters, record_delivery
 from theon.intake.event_ids import register
 from theon.intake.journal import write_journal
+from theon.lake.lake_ids import LakeIds
 from theon.outcomes.columns import CHANNEL
 from theon.outcomes.observer import STRUCTURE, Observed, observe
 from theon.roster.campuses import Campus
@@ -36,6 +37,7 @@ def accept(
     source: str,
     arrival: Arrival,
     *,
+    lake_ids: LakeIds | None = None,
     retracted: pa.Table | None = None,
     letters: bool = True,
 ) -> Receipt:
@@ -49,6 +51,7 @@ def accept(
         campus: whose events they are.
         source: their sender, by a name that people know and that does not change.
         arrival: what arrived.
+        lake_ids: those noted beside the lake; without them such events are found when they land.
         retracted: `RETRACTED_SCHEMA`: events that hold no longer, whether they came before, come
             now or never did.
         letters: whether what is refused becomes dead letters; not where it is one already.
@@ -59,7 +62,7 @@ def accept(
     new, duplicates, reused = arrival.events, list[int](), list[int]()
     batch: int | None = None
     if new.num_rows:
-        known = register(conn, campus.id, new)
+        known = register(conn, campus, new, lake_ids)
         batch, duplicates, reused = known.batch, known.duplicates, known.reused
         if duplicates or reused:
             old = pa.array([*duplicates, *reused], pa.int32())

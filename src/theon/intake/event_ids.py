@@ -4,26 +4,42 @@ An id is kept as its MD5, the event's content as another, so that a row has one 
 source writes. The primary key makes two transactions that bring the same id wait for each other;
 so of any number of deliveries of an event exactly one is new.
 
-Ids older than `EVENT_ID_DAYS` are forgotten. The lake knows every id for ever, and a landing looks
-there for events that are older (`theon.intake.landing`): nothing is stored twice, but the answer to
-such a late repetition says accepted.
+A row for each id for ever would be too much. So what files of JSON brought is noted beside the lake
+instead (`theon.lake.lake_ids`), and what is older than `EVENT_ID_DAYS` moves there.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, text
 
 from theon.intake.arrivals import EVENT_COLUMNS, ORDINAL
+from theon.lake.lake_ids import Hashes, LakeIds
+from theon.roster.campuses import Campus
 
 EVENT_ID_DAYS = 30
 
 _Column = Any  # a pyarrow array; its stubs know the functions below for some types only
 # The same event may come by another road: where it came from is not what it says.
 CONTENT_COLUMNS = [f.name for f in EVENT_COLUMNS if f.name not in ("event_id", "source")]
+
+
+def _content_sql() -> str:
+    """SQL of the text whose MD5 is an event's content; `_hashes` makes the same."""
+    texts = {f.name: f"{f.name}::VARCHAR" for f in EVENT_COLUMNS}
+    texts |= {f.name: f"epoch_us({f.name})" for f in EVENT_COLUMNS if pa.types.is_timestamp(f.type)}
+    # What is null adds nothing, as `||` makes its part null and `concat` leaves that out.
+    parts = [f"'{name}=' || {texts[name]} || chr(31)" for name in CONTENT_COLUMNS]
+    return f"concat({', '.join(parts)})"
+
+
+CONTENT_SQL = _content_sql()
 
 _REGISTER = text(
     "WITH number AS MATERIALIZED (SELECT nextval('theon.event_batches') AS batch),"
@@ -43,6 +59,12 @@ _KNOWN = text(
     " JOIN theon.event_ids e ON e.campus_id = :campus AND e.id_hash = s.id_hash"
     " WHERE e.batch <> :batch"
 )
+_MOVED = text(
+    "DELETE FROM theon.event_ids WHERE ctid = ANY (ARRAY(SELECT ctid FROM theon.event_ids"
+    " WHERE accepted_at < now() - make_interval(days => :days) LIMIT :rows))"
+    " RETURNING (SELECT slug FROM theon.campuses c WHERE c.id = campus_id) AS slug,"
+    " id_hash, content_hash"
+)
 
 
 @dataclass(frozen=True)
@@ -60,30 +82,98 @@ class Registered:
     reused: list[int]
 
 
-def register(conn: Connection, campus_id: int, events: pa.Table) -> Registered:
+def register(
+    conn: Connection, campus: Campus, events: pa.Table, lake_ids: LakeIds | None = None
+) -> Registered:
     """Enter the ids of `events`, and tell which were known.
 
     Args:
         conn: a transaction whose scope holds the campus.
-        campus_id: whose events.
+        campus: whose events.
         events: `ARRIVAL_SCHEMA`.
+        lake_ids: those that are noted beside the lake.
     """
     hashed = _hashes(events)
+    found = _noted(lake_ids, campus.slug, hashed)
+    if found:
+        old = pa.array(list(found), pa.int32())
+        hashed = hashed.filter(pc.invert(pc.is_in(hashed[ORDINAL], old)))
     first = hashed.filter(hashed["first"])
-    added = conn.execute(_REGISTER, {"campus": campus_id, **_sent(first)}).one()
+    added = conn.execute(_REGISTER, {"campus": campus.id, **_sent(first)}).one()
     # Of the same id twice in one batch the first decides, unless the id was known before.
-    found: dict[Any, Any] = {}
     if first.num_rows < hashed.num_rows:
         later = hashed.filter(pc.invert(hashed["first"]))
-        found = {row[ORDINAL]: row["same"] for row in later.to_pylist()}
+        found |= {row[ORDINAL]: row["same"] for row in later.to_pylist()}
     if added.new < first.num_rows:
-        known = conn.execute(_KNOWN, {"campus": campus_id, "batch": added.batch, **_sent(hashed)})
+        known = conn.execute(_KNOWN, {"campus": campus.id, "batch": added.batch, **_sent(hashed)})
         found |= {row.ordinal: row.same for row in known}
     return Registered(
         added.batch,
         sorted(ordinal for ordinal, same in found.items() if same),
         sorted(ordinal for ordinal, same in found.items() if not same),
     )
+
+
+def note_lake_ids(
+    lake_ids: LakeIds, campus: Campus, engine: duckdb.DuckDBPyConnection, events: str
+) -> None:
+    """Note events that a file brought and the lake holds, so that the door knows them.
+
+    Args:
+        lake_ids: of that lake.
+        campus: whose events.
+        engine: in UTC, which keeps the order of rows.
+        events: SQL behind FROM, with the columns of the lake's data files; each id once.
+    """
+
+    def hashes(sql: str) -> Hashes:
+        found = engine.sql(f"SELECT md5_number_upper({sql}) AS hash FROM {events}")
+        return np.asarray(found.to_arrow_table()["hash"], np.uint64)
+
+    ids = hashes("event_id")
+    # What each says takes twice as long; of a file that is read again it is not needed.
+    if not lake_ids.find(campus.slug, ids).known.all():
+        lake_ids.add(campus.slug, ids, hashes(CONTENT_SQL))
+
+
+def move_old(conn: Connection, lake_ids: LakeIds, rows: int) -> int:
+    """Move ids that were accepted more than `EVENT_ID_DAYS` ago from the register to the lake's.
+
+    Where it is cut off they are in both, which is no harm.
+
+    Args:
+        conn: a transaction whose scope holds their campuses.
+        lake_ids: where they go.
+        rows: how many at most.
+
+    Returns:
+        How many.
+    """
+    moved = conn.execute(_MOVED, {"days": EVENT_ID_DAYS, "rows": rows}).all()
+    # Of a campus that is gone nothing need be known.
+    for slug in {row.slug for row in moved} - {None}:
+        ids = [row.id_hash.hex for row in moved if row.slug == slug]
+        contents = [row.content_hash.hex for row in moved if row.slug == slug]
+        lake_ids.add(slug, _numbers(ids), _numbers(contents))
+    return len(moved)
+
+
+def _noted(lake_ids: LakeIds | None, campus: str, hashed: pa.Table) -> dict[Any, Any]:
+    """By ordinal, whether what is noted under the same id is the same."""
+    if lake_ids is None:
+        return {}
+    found = lake_ids.find(campus, _numbers(hashed["id_hash"].to_pylist()))
+    if not found.known.any():
+        return {}
+    same = found.contents == _numbers(hashed["content_hash"].to_pylist())
+    ordinals = hashed.filter(pa.array(found.known))[ORDINAL].to_pylist()
+    return dict(zip(ordinals, same[found.known].tolist(), strict=True))
+
+
+def _numbers(hashes: Sequence[Any]) -> Hashes:
+    """The first 8 bytes of each, as `md5_number_upper` reads them."""
+    heads = bytes.fromhex("".join(one[:16] for one in hashes))
+    return np.frombuffer(heads, "<u8").astype(np.uint64)
 
 
 def _sent(hashed: pa.Table) -> dict[str, str]:

@@ -20,6 +20,7 @@ from theon.errors import TheonError
 from theon.intake.arrivals import ORDINAL, Receipt
 from theon.intake.door import accept
 from theon.intake.mapped import read_arrival
+from theon.lake.lake_ids import LakeIds
 from theon.roster.campuses import Campus
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -64,9 +65,9 @@ class _Request:
 class GroupCommit:
     """Accepts events of many requests; `start` it, and `stop` it when no more will come."""
 
-    def __init__(self, store: Store) -> None:
-        """Name the store; nothing runs before `start`."""
-        self._store = store
+    def __init__(self, store: Store, lake_ids: LakeIds | None = None) -> None:
+        """Name the store, and the ids noted beside the lake; nothing runs before `start`."""
+        self._store, self._lake_ids = store, lake_ids
         self._waiting: deque[_Request] = deque()
         self._events = 0  # of those that wait
         self._bytes = 0  # of those that wait or are worked on
@@ -209,7 +210,7 @@ class GroupCommit:
         sent = pa.array([event for request in group for event in request.events], pa.binary())
         arrival = read_arrival(sent, first.format, came_s=time.time())
         with self._store.transaction(Scope(first.campus.slug)) as conn:
-            return accept(conn, first.campus, first.source, arrival)
+            return accept(conn, first.campus, first.source, arrival, lake_ids=self._lake_ids)
 
 
 def split(receipt: Receipt, sizes: Sequence[int]) -> list[Receipt]:

@@ -10,6 +10,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from theon.intake.arrivals import Arrival
 from theon.intake.door import accept
 from theon.intake.kafka_offsets import Move, Place, Position, advance, overtaken
+from theon.lake.lake_ids import LakeIds
 from theon.roster.campuses import Campus
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -53,6 +54,7 @@ def take_in(
     *,
     fault: str | None = None,
     deliveries: list[Delivery] | None = None,
+    lake_ids: LakeIds | None = None,
     checkpoint: Checkpoint = lambda _: None,
 ) -> list[Move]:
     """Take in a batch: all of it and the places behind it, or nothing.
@@ -65,6 +67,7 @@ def take_in(
         positions: of these partitions, as the caller believes them to be.
         fault: why its messages are refused unread.
         deliveries: what the reader made of this batch, if it was read before.
+        lake_ids: those noted beside the lake.
         checkpoint: called with the name of each step that was just done, for tests.
 
     Returns:
@@ -85,7 +88,7 @@ def take_in(
         checkpoint("locked")
         # In one order everywhere: a source's row of the ledger is locked until the end.
         for delivery in sorted(deliveries, key=lambda d: (d.campus.id, d.source)):
-            accept(conn, delivery.campus, delivery.source, delivery.arrival)
+            accept(conn, delivery.campus, delivery.source, delivery.arrival, lake_ids=lake_ids)
         checkpoint("accepted")
         advance(conn, group, moves)
         checkpoint("advanced")

@@ -35,6 +35,7 @@ from theon.intake.kafka_refusals import (
     missing_rights,
     topics_named,
 )
+from theon.lake.lake_ids import LakeIds
 from theon.loops import Loop
 from theon.settings import Settings
 from theon.store.engine import Store
@@ -93,6 +94,7 @@ class KafkaConsumer(Loop):
         self._store = store
         self._settings = settings
         self._reader = reader
+        self._lake_ids = LakeIds(settings)
         self._topics = topics
         self._checkpoint = checkpoint or (lambda _: None)
         self._group = settings.kafka_group_id
@@ -339,6 +341,7 @@ class KafkaConsumer(Loop):
             positions,
             fault=fault,
             deliveries=read,
+            lake_ids=self._lake_ids,
             checkpoint=self._checkpoint,
         )
 

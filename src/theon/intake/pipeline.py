@@ -17,6 +17,7 @@ from theon.errors import ConflictError, InputError, TheonError, UnavailableError
 from theon.events import outcomes
 from theon.events.activity import load_rules
 from theon.events.retractions import NAMING_EVENTS
+from theon.intake.event_ids import note_lake_ids
 from theon.intake.intents import is_intended, settle_intents
 from theon.intake.json_files import EDX, JSON_FORMATS, stage_json
 from theon.intake.moodle_database import stage_database, stage_database_outcomes
@@ -28,6 +29,7 @@ from theon.intake.runs import IngestSummary, Run, delivery_source
 from theon.intake.staged import Staged
 from theon.jobs.context import clean
 from theon.lake.engine import open_engine, sql_list, sql_text
+from theon.lake.lake_ids import LakeIds
 from theon.lake.table import EventLake
 from theon.observability.progress import ProgressReporter, SilentProgress
 from theon.outcomes.observer import observe
@@ -102,6 +104,8 @@ def ingest(
             added = lake.append(staged.path, owner.slug, reporter, name=run.intend(staged))
             _observe(store, settings, owner, staged)
             settle_file(store, settings, owner, staged.path)
+            if format in JSON_FORMATS:
+                _note_ids(settings, owner, staged)
             run.record(staged, added, reasons)
             staged.path.unlink(missing_ok=True)
         return run.finish()
@@ -121,6 +125,19 @@ def _observe(store: Store, settings: Settings, campus: Campus, staged: Staged) -
         for batch in events:
             with store.transaction(Scope(campus.slug)) as conn:
                 observe(conn, campus.id, campus.timezone, pa.Table.from_batches([batch]))
+
+
+def _note_ids(settings: Settings, campus: Campus, staged: Staged) -> None:
+    """Let the door know what has come, and of what it refuses to take again the ids too.
+
+    Last, as what it knows it does not look into: all else must have been done by then.
+    """
+    lake_ids = LakeIds(settings)
+    with open_engine(settings) as engine:
+        note_lake_ids(lake_ids, campus, engine, f"read_parquet({sql_text(staged.path)})")
+        if staged.unread is not None and staged.unread.standing.num_rows:
+            engine.register("standing_", staged.unread.standing)
+            note_lake_ids(lake_ids, campus, engine, "standing_")
 
 
 @dataclass(frozen=True)

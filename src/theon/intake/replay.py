@@ -26,6 +26,7 @@ from theon.intake.letters import (
 from theon.intake.mapped import read_arrival
 from theon.intake.mends import Mend, UnfitMendError
 from theon.jobs.context import clean
+from theon.lake.lake_ids import LakeIds
 from theon.roster.campuses import Campus
 from theon.store.engine import Store
 from theon.store.scope import DISTRICT, Scope
@@ -108,6 +109,7 @@ def replay(
     ids: Sequence[int],
     actor: str,
     *,
+    lake_ids: LakeIds | None = None,
     mend: Mend | None = None,
     note: str | None = None,
 ) -> Replayed:
@@ -118,6 +120,7 @@ def replay(
         read: the mappings.
         ids: of letters; of those that wait.
         actor: who, for the record.
+        lake_ids: those noted beside the lake.
         mend: made in a copy of each before.
         note: why, for the record.
     """
@@ -134,7 +137,7 @@ def replay(
             groups.setdefault(key, []).append(found)
     # In one order everywhere, or two replays could wait for each other.
     for _, group in sorted(groups.items()):
-        tried += _try_group(conn, read, group)
+        tried += _try_group(conn, read, lake_ids, group)
     _end(conn, [one for one in tried if one.outcome != REFUSED], actor)
     _keep_waiting(conn, [one for one in tried if one.outcome == REFUSED and one.was_read])
     campuses = {letter.id: letter.campus_id for letter in letters}
@@ -159,12 +162,17 @@ def replay(
 
 
 def preview(
-    conn: Connection, read: Reader, ids: Sequence[int], mend: Mend | None = None
+    conn: Connection,
+    read: Reader,
+    ids: Sequence[int],
+    mend: Mend | None = None,
+    *,
+    lake_ids: LakeIds | None = None,
 ) -> Replayed:
     """What a replay would do: it is done, and taken back. Nothing is changed."""
     attempt = conn.begin_nested()
     try:
-        found = replay(conn, read, ids, "preview", mend=mend)
+        found = replay(conn, read, ids, "preview", lake_ids=lake_ids, mend=mend)
     finally:
         attempt.rollback()
     return found
@@ -177,6 +185,7 @@ def replay_matching(
     which: LetterFilter,
     actor: str,
     *,
+    lake_ids: LakeIds | None = None,
     mend: Mend | None = None,
     note: str | None = None,
 ) -> Totals:
@@ -188,10 +197,9 @@ def replay_matching(
     while True:
         with store.transaction(scope) as conn:
             ids = waiting_ids(conn, which, after)
-            done = replay(conn, read, ids, actor, mend=mend, note=note) if ids else Replayed()
-        if not ids:
-            return totals
-        totals.add(done)
+            if not ids:
+                return totals
+            totals.add(replay(conn, read, ids, actor, lake_ids=lake_ids, mend=mend, note=note))
         after = ids[-1]
 
 
@@ -241,7 +249,9 @@ def _named_campus(copy: bytes) -> str | None:
     return slug if isinstance(slug, str) else None
 
 
-def _try_group(conn: Connection, read: Reader, group: Sequence[_Fit]) -> list[Tried]:
+def _try_group(
+    conn: Connection, read: Reader, lake_ids: LakeIds | None, group: Sequence[_Fit]
+) -> list[Tried]:
     """Letters of one source and format, for one campus."""
     first = group[0]
     source, mapping = first.letter.source, first.letter.format
@@ -253,7 +263,9 @@ def _try_group(conn: Connection, read: Reader, group: Sequence[_Fit]) -> list[Tr
     except InputError as error:
         return [fit.tried(REFUSED, error.what, None, was_read=False) for fit in group]
     arrival = Arrival(mapping, read_again.events, originals, read_again.refused, places)
-    receipt = accept(conn, first.campus, SOURCE_PREFIX + source, arrival, letters=False)
+    receipt = accept(
+        conn, first.campus, SOURCE_PREFIX + source, arrival, lake_ids=lake_ids, letters=False
+    )
     refused = receipt.refused.select([ORDINAL, "reason", "detail"]).to_pylist()
     reasons = {row[ORDINAL]: (row["reason"], row["detail"]) for row in refused}
     duplicates = set(receipt.duplicates)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from theon.intake.arrivals import ARRIVAL_SCHEMA, ORDINAL, REFUSED_SCHEMA, REUSED_ID
-from theon.intake.event_ids import CONTENT_COLUMNS
+from theon.intake.event_ids import CONTENT_SQL
 from theon.intake.journal import pending
 from theon.intake.origins import StagedLines, as_rejects, name_places
 from theon.intake.staged import MOST_LISTED, STAGED_COLUMNS, copy_to_parquet
@@ -24,7 +24,7 @@ from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
-_CONTENT = f"md5(row({', '.join(CONTENT_COLUMNS)})::VARCHAR)"
+_CONTENT = f"md5({CONTENT_SQL})"
 
 
 def without_reused(

@@ -11,7 +11,6 @@ import pyarrow.csv as pacsv
 from sqlalchemy import Connection, text
 
 from theon.intake.delivery import keep_letters, record_delivery
-from theon.intake.event_ids import register
 from theon.intake.intents import Intent, forget_intent, new_name, write_intent
 from theon.intake.staged import MOST_LISTED, REJECT_SCHEMA, Staged
 from theon.jobs.context import clean
@@ -185,9 +184,6 @@ class Run:
         unread = staged.unread
         if unread is None or not unread.refused.num_rows:
             return 0
-        if unread.standing.num_rows:
-            # Or the door would take an event whose id stands for one that came in a file.
-            register(conn, self.campus.id, unread.standing)
         return keep_letters(
             conn,
             self.campus.id,

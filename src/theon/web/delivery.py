@@ -27,6 +27,7 @@ from theon.intake.gaps import KeptGap
 from theon.intake.kafka_status import ConsumerHealth, consumer_health
 from theon.intake.letters import LetterGroup, letter_groups
 from theon.intake.replay import Reader, read_mapped
+from theon.lake.lake_ids import LakeIds
 from theon.settings import Settings
 from theon.web import delivery_letters
 from theon.web.jobs_base import actor_of, change, done, form_of, in_thread, page, read, site_of
@@ -47,17 +48,22 @@ Controlling = Annotated[Principal, Depends(require_page(Permission.DELIVERY_CONT
 
 
 def add_delivery_pages(
-    app: FastAPI, read_letters: Reader = read_mapped, settings: Settings | None = None
+    app: FastAPI,
+    read_letters: Reader = read_mapped,
+    settings: Settings | None = None,
+    lake_ids: LakeIds | None = None,
 ) -> None:
     """Put the pages onto `app`, which has the pages about jobs already.
 
     Args:
         app: the application.
         read_letters: the mappings, for replays.
+        lake_ids: those noted beside the lake, for replays.
         settings: say whether Kafka is read; then the page says what keeps it from that.
     """
     app.state.delivery_settings = settings
     app.state.delivery_reader = read_letters
+    app.state.delivery_lake_ids = lake_ids
     app.include_router(delivery_letters.router)
     app.include_router(router)
 

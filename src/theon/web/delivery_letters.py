@@ -15,6 +15,7 @@ from theon.intake import letters, replay
 from theon.intake.letters import Letter, LetterFilter, LetterShown
 from theon.intake.mends import Mend, read_mend
 from theon.intake.replay import Reader, Replayed, Totals
+from theon.lake.lake_ids import LakeIds
 from theon.web.jobs_base import actor_of, change, done, form_of, in_thread, page, read, site_of
 from theon.web.jobs_base import url as url_of
 from theon.web.sign_in import PageRefusal, require_page
@@ -119,6 +120,7 @@ async def take_replay(request: Request, principal: Controlling) -> Response:
             read_letters,
             _of_form(given),
             actor_of(principal),
+            lake_ids=_lake_ids(request),
             mend=_mend(given["mend"]),
             note=given["note"],
         )
@@ -150,7 +152,9 @@ async def take_preview(request: Request, principal: Controlling) -> HTMLResponse
 
     def look(conn: Connection) -> Replayed:
         ids = [one.id for one in letters.list_letters(conn, chosen, limit=PREVIEWED)]
-        return replay.preview(conn, _reader(request), ids, _mend(given["mend"]))
+        return replay.preview(
+            conn, _reader(request), ids, _mend(given["mend"]), lake_ids=_lake_ids(request)
+        )
 
     tried, fault = await _try(request, principal, look)
     seen = LetterFilter(chosen.state, chosen.source, chosen.reason, None, chosen.campus)
@@ -214,7 +218,9 @@ async def take_one_preview(request: Request, principal: Controlling, number: str
     letter_id, given = number_of(number, "dead letter"), await _fields(request)
 
     def look(conn: Connection) -> Replayed:
-        return replay.preview(conn, _reader(request), [letter_id], _mend(given["mend"]))
+        return replay.preview(
+            conn, _reader(request), [letter_id], _mend(given["mend"]), lake_ids=_lake_ids(request)
+        )
 
     tried, fault = await _try(request, principal, look)
     return await _one(request, principal, letter_id, tried=tried, given=given, fault=fault)
@@ -232,6 +238,7 @@ async def take_one_replay(request: Request, principal: Controlling, number: str)
             _reader(request),
             [letter_id],
             actor_of(principal),
+            lake_ids=_lake_ids(request),
             mend=_mend(given["mend"]),
             note=given["note"],
         )
@@ -303,6 +310,11 @@ async def _try(request: Request, principal: Principal, look: Any) -> tuple[Repla
             return None, f"{error.where}: {error.what}" if error.where else error.what
 
     return await change(request, principal, work)
+
+
+def _lake_ids(request: Request) -> LakeIds | None:
+    lake_ids: LakeIds | None = request.app.state.delivery_lake_ids
+    return lake_ids
 
 
 def _reader(request: Request) -> Reader:
