@@ -201,7 +201,7 @@ def test_where_too_much_waits_senders_are_told_to_come_back(
 def test_a_database_that_is_away_is_said_and_nothing_is_taken(
     moodle: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: object) -> None:
+    def away(*_: object, **more: object) -> None:
         raise UnavailableError("the database went away", next_step="Come back.")
 
     with monkeypatch.context() as patch:
@@ -213,7 +213,7 @@ def test_a_database_that_is_away_is_said_and_nothing_is_taken(
 def test_a_fault_of_ours_is_said_in_the_shape_of_all_refusals(
     moodle: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **more: object) -> None:
         raise ValueError("a fault")
 
     monkeypatch.setattr(group_commit, "accept", fails)
@@ -248,8 +248,8 @@ def test_a_transaction_that_a_deadlock_ended_is_tried_again(
     ended = []
     accept = group_commit.accept
 
-    def once_in_each_others_way(conn: Connection, *arguments: Any) -> Any:
-        receipt = accept(conn, *arguments)
+    def once_in_each_others_way(conn: Connection, *arguments: Any, **more: Any) -> Any:
+        receipt = accept(conn, *arguments, **more)
         if not ended:
             ended.append(1)
             conn.execute(text("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END $$"))
