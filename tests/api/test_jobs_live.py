@@ -1,6 +1,7 @@
 """Jobs as they change, from a really running server: one by WebSocket, many by SSE."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -85,7 +86,7 @@ def test_asking_a_running_job_to_end_is_told(service: Service, address: str) -> 
 
 
 def test_a_socket_is_refused_like_any_route(service: Service, address: str) -> None:
-    """404 for what the scope does not see, 403 for who shows nothing or may not."""
+    """401 for who shows nothing, 403 for who may not, 404 for what the scope does not see."""
     elm = service.one(campus="elm")
     for job_id in (elm, 999_999):
         with (
@@ -105,7 +106,9 @@ def test_a_socket_is_refused_like_any_route(service: Service, address: str) -> N
         connect(f"ws://{address}{JOBS}/{elm}/events", proxy=None, open_timeout=LIMIT_S),
     ):
         pass
-    assert refused.value.response.status_code == 403
+    answer = refused.value.response
+    assert answer.status_code == 401
+    assert json.loads(answer.body).keys() == {"error", "next_step"}
 
 
 @pytest.mark.parametrize("role", list(Role), ids=[role.value for role in Role])

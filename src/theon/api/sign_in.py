@@ -32,6 +32,7 @@ from theon.access.requests import (
 from theon.access.roles import Permission, Role
 from theon.access.sessions import sign_in, sign_out
 from theon.api.jobs_models import Words
+from theon.api.streams import deny
 
 __all__ = ["Refusal", "add_sign_in", "optional_principal", "require", "signed_in"]
 
@@ -64,7 +65,7 @@ def add_sign_in(app: FastAPI, access: Access) -> None:
 async def _answer(conn: Request | WebSocket, refusal: Exception) -> Response | None:
     assert isinstance(refusal, Refusal)  # noqa: S101 - it is registered for nothing else
     if isinstance(conn, WebSocket):
-        await conn.close(1008, refusal.error[:100])
+        await deny(conn, refusal)
         return None
     return JSONResponse(
         {"error": refusal.error, "next_step": refusal.next_step},
