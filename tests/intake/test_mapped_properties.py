@@ -4,13 +4,14 @@ import copy
 import json
 from typing import Any
 
+import jsonschema_rs
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theon.intake.mapped import map_lines
-from theon.intake.mapping import MAPPINGS
+from theon.intake.mapping import MAPPINGS, native_schema
 
 T = "2026-03-01T09:30:00Z"
 BASES: dict[str, list[Any]] = {
@@ -176,3 +177,27 @@ def test_the_quick_check_lets_nothing_pass_that_the_thorough_one_refuses(mapping
         assert usual.refused.equals(thorough.refused)
 
     check()
+
+
+def fits(sent: str) -> bool:
+    """By the published schema."""
+    return jsonschema_rs.is_valid(native_schema(), json.loads(sent))
+
+
+def taken(sent: str) -> bool:
+    """By the mapping."""
+    lines = pa.table({"ordinal": pa.array([0], pa.int32()), "line": [sent]})
+    return map_lines(lines, "native").refused.num_rows == 0
+
+
+@given(sent=changed("native"))
+def test_what_the_published_schema_refuses_is_refused(sent: str) -> None:
+    if taken(sent):
+        assert fits(sent)
+
+
+@given(number=st.integers(-(1 << 64), 1 << 65) | st.sampled_from([-(1 << 63), (1 << 64) - 1]))
+def test_the_published_schema_says_which_whole_numbers_are_ids(number: int) -> None:
+    for moved in (number - 1, number, number + 1):
+        sent = json.dumps({"id": moved, "event_name": "x", "occurred_at": T})
+        assert fits(sent) == taken(sent)

@@ -64,8 +64,11 @@ class Kind:
 
 _WHOLE = ("UBIGINT", "BIGINT")
 _TEXT_SCHEMA = {"minLength": 1, "maxLength": LONGEST_TEXT}
+_WHOLE_SCHEMA = {"minimum": -(1 << 63), "maximum": (1 << 64) - 1}
 KINDS = {
-    "id": Kind(("VARCHAR", *_WHOLE), {"type": ["string", "integer"], **_TEXT_SCHEMA}),
+    "id": Kind(
+        ("VARCHAR", *_WHOLE), {"type": ["string", "integer"], **_TEXT_SCHEMA, **_WHOLE_SCHEMA}
+    ),
     "text": Kind(("VARCHAR",), {"type": ["string"], **_TEXT_SCHEMA}),
     "time": Kind(
         ("VARCHAR",), {"type": ["string"], "format": "date-time", "maxLength": LONGEST_TEXT}
