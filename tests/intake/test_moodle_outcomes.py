@@ -259,3 +259,40 @@ def test_a_grade_changed_in_moodle_changes_the_week_of_its_attempt(
                 "UPDATE mdl_quiz_attempts SET sumgrades = %s, timemodified = %s WHERE id = %s",
                 [(grade, at, number) for number, grade, at in kept],
             )
+
+
+def test_a_submission_of_a_group_counts_once_for_each_member(
+    take: Take, moodle_postgres: URL, moodle_url: str, superuser: URL, store: Store, ask: Ask
+) -> None:
+    """Moodle writes a row of the group, without a user, and one of each member."""
+    owner = superuser.set(database=moodle_postgres.database).render_as_string(hide_password=False)
+    [(last, at)] = ask("SELECT max(id), max(timemodified) FROM mdl_assign_submission")
+    [(assignment,)] = ask("SELECT min(id) FROM mdl_assign")
+    people = ask("SELECT id FROM mdl_user WHERE id > 2 ORDER BY id LIMIT 2")
+    rows = [(last + n, who) for n, who in enumerate([0, *(who for (who,) in people)], 1)]
+    took = "SELECT user_id, sum(assignments_submitted) FROM metrics.user_course_week GROUP BY 1"
+
+    def submitted() -> dict[str, int]:
+        with store.transaction(Scope("lincoln")) as conn:
+            return {user: int(count) for user, count in conn.execute(text(took))}
+
+    take(moodle_url, "moodle-db")
+    before = submitted()
+    try:
+        with psycopg.connect(owner) as site:
+            site.execute("SELECT set_config('session_replication_role', 'replica', false)")
+            site.cursor().executemany(
+                "INSERT INTO mdl_assign_submission (id, assignment, userid, timecreated,"
+                " timemodified, status, groupid, attemptnumber, latest)"
+                " VALUES (%s, %s, %s, %s, %s, 'submitted', %s, 0, 1)",
+                [(n, assignment, who, at, at, 0 if who else 1) for n, who in rows],
+            )
+        take(moodle_url, "moodle-db")
+        more = {user: count - before.get(user, 0) for user, count in submitted().items()}
+        assert {user: count for user, count in more.items() if count} == {
+            str(who): 1 for (who,) in people
+        }
+        assert close(published(store)) == close(said_by_moodle(ask))
+    finally:
+        with psycopg.connect(owner) as site:
+            site.execute("DELETE FROM mdl_assign_submission WHERE id > %s", [last])

@@ -91,7 +91,7 @@ _TABLES = {
         ("id", "assignment", "userid", "status", "timemodified"),
         "timemodified",
         (
-            # Of a group's submission Moodle writes no user.
+            # Of a group's submission Moodle writes a row without a user, and one of each member.
             "SELECT concat_ws(':', r.id, r.timemodified, r.status), "
             "CASE r.status WHEN 'submitted' THEN 'SubmissionCreated' "
             "ELSE 'SubmissionReverted' END, r.timemodified, r.userid, c.course, c.cmid, "

@@ -23,6 +23,7 @@ from theon.intake.json_files import EDX, JSON_FORMATS, stage_json
 from theon.intake.moodle_database import stage_database, stage_database_outcomes
 from theon.intake.moodle_logstore import stage_logstore
 from theon.intake.moodle_report import stage_report
+from theon.intake.other_site import refuse_other_site
 from theon.intake.retracting import settle_file
 from theon.intake.reused import without_reused
 from theon.intake.runs import IngestSummary, Run, delivery_source
@@ -255,7 +256,8 @@ def _stages(
     """The batches of a source; each is in the lake when the next one is asked for."""
     settings, campus = run.settings, run.campus
     if source_format == LOGSTORE:
-        yield stage_logstore(Path(location), workspace, settings, progress)
+        staged = stage_logstore(Path(location), workspace, settings, progress)
+        yield refuse_other_site(lake, settings, campus, staged, location)
     elif source_format == REPORT:
         yield stage_report(
             Path(location),
@@ -271,7 +273,7 @@ def _stages(
             given = source_format != EDX
             yield without_reused(run.store, lake, settings, campus, staged) if given else staged
     else:
-        yield from stage_database(
+        chunks = stage_database(
             location,
             workspace,
             settings,
@@ -281,6 +283,12 @@ def _stages(
             progress=progress,
             only=only,
         )
+        for number, staged in enumerate(chunks):
+            # A database says which site it is; files that came before it did not.
+            first = number == 0
+            yield (
+                refuse_other_site(lake, settings, campus, staged, run.location) if first else staged
+            )
         if only is None:  # of some ids of the log, the log alone is wanted
             yield from stage_database_outcomes(
                 location, workspace, settings, run.store, campus, prefix=prefix, progress=progress
