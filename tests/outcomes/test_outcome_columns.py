@@ -18,6 +18,7 @@ from theon.metrics.explain import explain
 from theon.metrics.outcomes import lake_facts
 from theon.metrics.tables import ensure_tables
 from theon.metrics.verify import verify
+from theon.outcomes import columns
 from theon.outcomes.observer import observe
 from theon.roster.campuses import get_campus
 from theon.store.scope import Scope
@@ -292,3 +293,25 @@ def test_long_answers_take_no_more_memory_than_there_is(district: District, camp
         parts = list(lake_facts(engine, district.lake.files(campus), load_rules()))
     kinds = Counter(kind for part in parts for kind in part["kind"].to_pylist())
     assert kinds == {"attempt": 6_000, "submission": 1}
+
+
+def test_a_learner_is_found_by_their_key_before_anything_is_known_of_the_tables(
+    district: District, campus: str
+) -> None:
+    """Else each would be looked for among all of the campus, as long as no statistics are made."""
+    found = get_campus(district.store, campus)
+    rows = [
+        row(f"e{n}", "SubmissionCreated", {"assignment_id": f"a{n % 3}"}, user_id=f"{n // 3}")
+        for n in range(6_000)
+    ]
+    with district.store.transaction(Scope(campus)) as conn:
+        observe(conn, found.id, found.timezone, native_events("", rows))
+        [statement] = conn.execute(text("SELECT statement FROM theon.outcome_columns")).scalars()
+        given = {"campus": found.id, "timezone": found.timezone, "everybody": False}
+        some = {"users": [str(n) for n in range(500)], "courses": ["6"] * 500}
+        conn.execute(columns._PLAN)
+        plan = conn.execute(text(f"EXPLAIN {statement}"), given | some).scalars().all()
+    looked = [line for line in plan if "Scan using" in line]
+    assert any("outcome_facts_learner" in line for line in looked)
+    assert any("_outcomes_pkey" in line for line in looked)
+    assert not any("of_period" in line for line in looked)

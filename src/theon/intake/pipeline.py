@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -27,7 +28,7 @@ from theon.intake.other_site import refuse_other_site
 from theon.intake.retracting import settle_file
 from theon.intake.reused import without_reused
 from theon.intake.runs import IngestSummary, Run, delivery_source
-from theon.intake.staged import Staged
+from theon.intake.staged import Staged, copy_to_parquet
 from theon.jobs.context import clean
 from theon.lake.engine import open_engine, sql_list, sql_text
 from theon.lake.lake_ids import LakeIds
@@ -42,6 +43,7 @@ from theon.store.scope import Scope
 LOGSTORE, REPORT, DATABASE = "moodle-logstore", "moodle-report", "moodle-db"
 FORMATS = (LOGSTORE, REPORT, DATABASE, *JSON_FORMATS)
 ACTIVITY = "activity"
+SORTED_EVENTS = 250_000
 OBSERVED_EVENTS = 20_000  # in a transaction, which keeps other observers of the campus waiting
 
 
@@ -103,7 +105,7 @@ def ingest(
         ):
             reasons = count_reasons(staged, settings)
             added = lake.append(staged.path, owner.slug, reporter, name=run.intend(staged))
-            _observe(store, settings, owner, staged)
+            _observe(store, settings, owner, staged, reporter)
             settle_file(store, settings, owner, staged.path)
             if format in JSON_FORMATS:
                 _note_ids(settings, owner, staged)
@@ -112,20 +114,45 @@ def ingest(
         return run.finish()
 
 
-def _observe(store: Store, settings: Settings, campus: Campus, staged: Staged) -> None:
+def _observe(
+    store: Store, settings: Settings, campus: Campus, staged: Staged, progress: ProgressReporter
+) -> None:
     """Let the observers of outcomes see what is in the lake now.
 
     Also what was there before: a run that died between the two is made whole by the next.
     """
-    told = [*outcomes.load_rules().event_names, *NAMING_EVENTS]
-    names = ", ".join(map(sql_text, told))
+    told = staged.path.with_suffix(".told.parquet")
     with open_engine(settings) as engine:
-        events = engine.sql(
-            f"SELECT * FROM read_parquet({sql_text(staged.path)}) WHERE event_name IN ({names})"
+        number = copy_to_parquet(engine, _told_sql(staged.path), told)
+        if number:
+            with progress.step("Outcomes", number, "events") as step:
+                for batch in _by_learners(engine, told, number):
+                    with store.transaction(Scope(campus.slug)) as conn:
+                        observe(conn, campus.id, campus.timezone, pa.Table.from_batches([batch]))
+                    step.advance(batch.num_rows)
+    told.unlink()
+
+
+def _told_sql(staged: Path) -> str:
+    """SQL of the events that tell of outcomes, or of what is taken back."""
+    names = ", ".join(map(sql_text, (*outcomes.load_rules().event_names, *NAMING_EVENTS)))
+    return f"SELECT * FROM read_parquet({sql_text(staged)}) WHERE event_name IN ({names})"
+
+
+def _by_learners(
+    engine: duckdb.DuckDBPyConnection, told: Path, number: int
+) -> Iterator[pa.RecordBatch]:
+    """Events in batches, those of a learner in a course together.
+
+    So what rests on them is computed once for each, and not for every batch of a file that is in
+    the order of time. Many are sorted part by part: to sort all together takes memory.
+    """
+    parts = -(-number // SORTED_EVENTS)
+    for part in range(parts):
+        yield from engine.sql(
+            f"SELECT * FROM read_parquet({sql_text(told)})"
+            f" WHERE hash(course_id, user_id) % {parts} = {part} ORDER BY course_id, user_id"
         ).to_arrow_reader(OBSERVED_EVENTS)
-        for batch in events:
-            with store.transaction(Scope(campus.slug)) as conn:
-                observe(conn, campus.id, campus.timezone, pa.Table.from_batches([batch]))
 
 
 def _note_ids(settings: Settings, campus: Campus, staged: Staged) -> None:

@@ -6,11 +6,8 @@ the facts, if need be, from all events of the lake.
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
-from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,16 +17,13 @@ from theon.lake.engine import open_engine, sql_list, sql_text
 from theon.lake.table import LakeFile
 from theon.metrics.catalog import Metric
 from theon.outcomes.columns import rewrite_columns
+from theon.outcomes.facts import TOGETHER_ROWS, derive_facts
 from theon.outcomes.observer import lock
 from theon.outcomes.rebuild import replace_facts
 from theon.roster.campuses import Campus
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
-
-TOGETHER_ROWS = 2_048  # as many as DuckDB looks at together
-TOGETHER_BYTES = 1 << 20  # of their `other`
-PART_BYTES = 16 << 20
 
 
 def rewrite_outcomes(
@@ -93,36 +87,8 @@ def lake_facts(
     names = ", ".join(map(sql_text, rules.event_names))
     told = reading.sql(f"SELECT * FROM {_events(files)} WHERE event_name IN ({names})")
     retracted = pa.array(_retracted(working, files), pa.string())
-    working.register("retracted_", pa.table({"event_id": retracted}))
-    for part in _parts(told.to_arrow_reader(TOGETHER_ROWS)):
-        working.register("told_", part)
-        wanted = rules.rules_of(pc.unique(part["event_name"]).to_pylist())
-        facts = working.sql(
-            f"SELECT {', '.join(FACT_SCHEMA.names)} FROM ({rules.facts_sql('told_', wanted)}) "
-            "ANTI JOIN retracted_ USING (event_id)"
-        )
-        yield facts.to_arrow_table().cast(FACT_SCHEMA)
-
-
-def _parts(events: pa.RecordBatchReader) -> Iterator[pa.Table]:
-    """The events in tables of about `PART_BYTES`, and these in pieces of `TOGETHER_BYTES`.
-
-    The engine looks at the rows of a piece together. It holds what it makes of their JSON, for each
-    of the keys that it looks for, several times as large as the text, and cannot spill it.
-    """
-    pieces: list[pa.RecordBatch] = []
-    size = 0
-    for batch in events:
-        other: Any = batch["other"]  # its stubs do not know that it is text
-        ends = np.cumsum(pc.fill_null(pc.binary_length(other), 0).to_numpy())
-        cuts = [0, *(np.flatnonzero(np.diff(ends // TOGETHER_BYTES)) + 1), batch.num_rows]
-        pieces += [batch.slice(start, end - start) for start, end in pairwise(cuts)]
-        size += batch.nbytes
-        if size >= PART_BYTES:
-            yield pa.Table.from_batches(pieces)
-            pieces, size = [], 0
-    if pieces:
-        yield pa.Table.from_batches(pieces)
+    for part in derive_facts(working, told.to_arrow_reader(TOGETHER_ROWS), rules):
+        yield part.filter(pc.invert(pc.is_in(part["event_id"], retracted)))
 
 
 def _retracted_sql(files: list[LakeFile]) -> str:

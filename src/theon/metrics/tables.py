@@ -147,8 +147,11 @@ def _create_table(conn: Connection, metric: Metric, table: str, family: str) -> 
     columns.append(f"PRIMARY KEY (campus_id, {', '.join(keys)})")
     conn.execute(text(f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(columns)})"))
     if last:
-        index = f"{table.partition('.')[2]}_period"
-        by_period = f"(campus_id, {metric.period_column})"
+        # The period comes first: of a table that has just begun to grow the planner knows nothing,
+        # and would find a learner by the campus alone in an index that begins with it.
+        index = f"{table.partition('.')[2]}_of_period"
+        by_period = f"({metric.period_column}, campus_id)"
+        conn.execute(text(f"DROP INDEX IF EXISTS {table}_period"))
         conn.execute(text(f"CREATE INDEX IF NOT EXISTS {index} ON {table} {by_period}"))
     protect(conn, table)
 

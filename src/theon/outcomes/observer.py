@@ -13,16 +13,19 @@ from dataclasses import dataclass, field
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from theon.events.outcomes import FACT_SCHEMA, load_rules
 from theon.events.retractions import named_ids, no_retracted
 from theon.events.schema import EVENT_SCHEMA, PARTITION_COLUMNS
-from theon.lake.engine import Given, open_single
+from theon.lake.engine import Given, open_scratch, open_single
 from theon.outcomes.columns import write_columns
+from theon.outcomes.facts import TOGETHER_ROWS, derive_facts
 from theon.outcomes.retracting import locate_retracted, name_retracted, withdraw_facts
+from theon.store.bulk import copy_in
 
-CHUNK_FACTS = 10_000
+# More are worth a plan of their own and a temporary table.
+FEW_EVENTS = 1_000
 STRUCTURE = "structure"
 
 _OWN = threading.local()
@@ -32,12 +35,24 @@ _TYPES = {pa.string(): "text", pa.float64(): "float8"}
 _ARRAYS = ", ".join(
     f"CAST(:{f.name} AS {_TYPES.get(f.type, 'timestamptz')}[])" for f in FACT_SCHEMA
 )
-_INSERT = text(
-    f"INSERT INTO theon.outcome_facts (campus_id, {', '.join(_COLUMNS)})"
-    f" SELECT :campus, s.* FROM unnest({_ARRAYS}) AS s ({', '.join(_COLUMNS)})"
-    " WHERE NOT EXISTS (SELECT 1 FROM theon.retractions AS r"
-    " WHERE r.event_id = s.event_id AND r.campus_id = :campus)"
-    " ON CONFLICT DO NOTHING RETURNING kind, user_id, course_id"
+
+
+def _insert(source: str) -> TextClause:
+    return text(
+        f"WITH added AS (INSERT INTO theon.outcome_facts (campus_id, {', '.join(_COLUMNS)})"
+        f" SELECT :campus, {', '.join(f's.{name}' for name in _COLUMNS)} FROM {source}"
+        " WHERE NOT EXISTS (SELECT 1 FROM theon.retractions AS r"
+        " WHERE r.event_id = s.event_id AND r.campus_id = :campus)"
+        " ON CONFLICT DO NOTHING RETURNING kind, user_id, course_id)"
+        " SELECT kind, user_id, course_id, count(*) AS facts FROM added GROUP BY 1, 2, 3"
+    )
+
+
+_INSERT_FEW = _insert(f"unnest({_ARRAYS}) AS s ({', '.join(_COLUMNS)})")
+_INSERT_MANY = _insert("new_facts AS s")
+_MAKE_ROOM = text(
+    f"CREATE TEMP TABLE new_facts ON COMMIT DROP AS SELECT {', '.join(_COLUMNS)}"
+    " FROM theon.outcome_facts WHERE false"
 )
 _LEARNERS = text(
     "SELECT DISTINCT user_id, course_id FROM theon.outcome_facts WHERE campus_id = :campus"
@@ -87,8 +102,8 @@ def observe(
             only name are found there.
     """
     named = named_ids(events)
-    facts = facts_of(events)
-    if not facts and not named and not retracted:
+    told = outcome_events(events)
+    if not told.num_rows and not named and not retracted:
         return Observed()
     lock(conn, campus_id)
     news: set[tuple[str, str, str]] = set()
@@ -99,13 +114,12 @@ def observe(
             retractions = locate_retracted(conn, campus_id, retracted)
             named += [row["event_id"] for row in retracted.to_pylist()]
         news = withdraw_facts(conn, campus_id, named)
+    add = _add_few if told.num_rows <= FEW_EVENTS else _add_many
+    added = add(conn, campus_id, told)
+    news.update(added)
     kinds: Counter[tuple[str, str]] = Counter()
-    for start in range(0, len(facts), CHUNK_FACTS):
-        columns = zip(*facts[start : start + CHUNK_FACTS], strict=True)
-        values = {name: list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
-        found = conn.execute(_INSERT, {"campus": campus_id, **values}).all()
-        kinds.update((row.kind, row.course_id) for row in found)
-        news.update((row.kind, row.user_id, row.course_id) for row in found)
+    for (kind, _, course), count in added.items():
+        kinds[kind, course] += count
     learners = {(user, course) for _, user, course in news if user and course}
     courses = sorted({course for kind, _, course in news if kind == STRUCTURE})
     if courses:
@@ -113,6 +127,29 @@ def observe(
         learners.update((row.user_id, row.course_id) for row in found)
     rows = write_columns(conn, campus_id, timezone, sorted(learners)) if learners else 0
     return Observed(kinds.total(), len(learners), rows, kinds, retractions)
+
+
+def _add_few(conn: Connection, campus_id: int, told: pa.Table) -> Counter[tuple[str, str, str]]:
+    """Keep the facts of a handful of events; how many were new of each kind, person and course."""
+    facts = facts_of(told)
+    if not facts:
+        return Counter()
+    columns = zip(*facts, strict=True)
+    values = {name: list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
+    found = conn.execute(_INSERT_FEW, {"campus": campus_id, **values})
+    return Counter({(row.kind, row.user_id, row.course_id): row.facts for row in found})
+
+
+def _add_many(conn: Connection, campus_id: int, told: pa.Table) -> Counter[tuple[str, str, str]]:
+    """The same for thousands: planned for them, and loaded in bulk."""
+    conn.execute(_MAKE_ROOM)
+    with open_scratch() as engine:
+        parts = derive_facts(engine, told.to_reader(TOGETHER_ROWS), load_rules())
+        facts = (batch for part in parts for batch in part.to_batches())
+        copy_in(conn, "new_facts", pa.RecordBatchReader.from_batches(FACT_SCHEMA, facts))
+    found = conn.execute(_INSERT_MANY, {"campus": campus_id}).all()
+    conn.execute(text("DROP TABLE new_facts"))
+    return Counter({(row.kind, row.user_id, row.course_id): row.facts for row in found})
 
 
 def lock(conn: Connection, campus_id: int) -> None:
@@ -129,11 +166,8 @@ def outcome_events(events: pa.Table) -> pa.Table:
     return events.filter(pc.is_in(events["event_name"], names))
 
 
-def facts_of(events: pa.Table) -> list[tuple[object, ...]]:
-    """The facts in `events`: rows of `FACT_SCHEMA`."""
-    told = outcome_events(events)
-    if told.num_rows == 0:
-        return []
+def facts_of(told: pa.Table) -> list[tuple[object, ...]]:
+    """The facts in some `outcome_events`: rows of `FACT_SCHEMA`."""
     numbers = load_rules().rules_of(told["event_name"].unique().to_pylist())
     engine, given, planned = _engine()
     rows: list[tuple[object, ...]] = []
