@@ -50,10 +50,12 @@ def _insert(source: str) -> TextClause:
 
 _INSERT_FEW = _insert(f"unnest({_ARRAYS}) AS s ({', '.join(_COLUMNS)})")
 _INSERT_MANY = _insert("new_facts AS s")
+# Once for each connection: to make and drop one each time fills the catalog with dead rows.
 _MAKE_ROOM = text(
-    f"CREATE TEMP TABLE new_facts ON COMMIT DROP AS SELECT {', '.join(_COLUMNS)}"
-    " FROM theon.outcome_facts WHERE false"
+    f"CREATE TEMP TABLE IF NOT EXISTS new_facts ON COMMIT DELETE ROWS AS"
+    f" SELECT {', '.join(_COLUMNS)} FROM theon.outcome_facts WHERE false"
 )
+_CLEAR = text("DELETE FROM new_facts")
 _LEARNERS = text(
     "SELECT DISTINCT user_id, course_id FROM theon.outcome_facts WHERE campus_id = :campus"
     " AND course_id = ANY (:courses) AND user_id <> ''"
@@ -148,7 +150,7 @@ def _add_many(conn: Connection, campus_id: int, told: pa.Table) -> Counter[tuple
         facts = (batch for part in parts for batch in part.to_batches())
         copy_in(conn, "new_facts", pa.RecordBatchReader.from_batches(FACT_SCHEMA, facts))
     found = conn.execute(_INSERT_MANY, {"campus": campus_id}).all()
-    conn.execute(text("DROP TABLE new_facts"))
+    conn.execute(_CLEAR)
     return Counter({(row.kind, row.user_id, row.course_id): row.facts for row in found})
 
 
