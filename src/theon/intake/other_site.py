@@ -30,7 +30,7 @@ def refuse_other_site(
         settings: of the engine.
         campus: whose events.
         staged: the log.
-        where: it is, for the message.
+        where: the log is, for the message.
 
     Returns:
         The same, with a note if some do.
