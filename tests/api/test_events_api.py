@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +24,8 @@ from theon.api import events as events_api
 from theon.api.events import EventsRoom, add_events_api
 from theon.errors import UnavailableError
 from theon.intake import bodies, group_commit
+from theon.intake.pipeline import ingest
+from theon.lake.table import EventLake
 from theon.settings import Settings
 from theon.store.engine import Store
 from theon.store.scope import Scope
@@ -208,6 +211,22 @@ def test_a_database_that_is_away_is_said_and_nothing_is_taken(
         patch.setattr(group_commit, "accept", away)
         assert moodle.post(EVENTS, content=lines(event(1))).status_code == 503
     assert moodle.post(EVENTS, content=lines(event(1))).json()["accepted"] == 1
+
+
+def test_what_a_file_has_brought_is_known_over_http(
+    service: Service, store_settings: Settings, tmp_path: Path
+) -> None:
+    """The service looks beside the lake, where whoever reads files notes their ids."""
+    own = store_settings.model_copy(update={"home": tmp_path / "home"})
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(lines(event(1), event(2)))
+    lake = EventLake(own)
+    ingest(service.store, lake, own, location=str(file), format="ndjson", campus="oak")
+    sent = lines(event(1), event(3), event(2, user_id="9"))
+    with add_events_api(service.app, service.store, own):
+        told = service.client(Role.SERVICE, "oak").post(EVENTS, content=sent).json()
+    assert (told["accepted"], told["duplicate"], told["rejected"]) == (1, 1, 1)
+    assert [(one["index"], one["detail"]) for one in told["rejections"]] == [(2, "e2")]
 
 
 def test_a_fault_of_ours_is_said_in_the_shape_of_all_refusals(

@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+from sqlalchemy import text
 
 from theon.intake.arrivals import ARRIVAL_SCHEMA, Arrival
+from theon.store.engine import Store
+from theon.store.scope import Scope
 
 DEFAULTS: dict[str, Any] = {
     "source": "http:test",
@@ -18,6 +21,18 @@ DEFAULTS: dict[str, Any] = {
     "action": "viewed",
     "origin": "web",
 }
+
+
+def delivered(store: Store, scope: str) -> tuple[int, ...]:
+    """Received, accepted, duplicate, rejected and dead-lettered of all sources in a scope."""
+    with store.transaction(Scope(scope)) as conn:
+        row = conn.execute(
+            text(
+                "SELECT sum(received), sum(accepted), sum(duplicate), sum(rejected),"
+                " sum(dead_lettered) FROM theon.delivery_counts"
+            )
+        ).one()
+    return tuple(int(value or 0) for value in row)
 
 
 def arrival(rows: Sequence[dict[str, Any]]) -> Arrival:

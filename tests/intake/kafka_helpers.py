@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from arriving import delivered
 from confluent_kafka import Producer
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -102,14 +103,7 @@ def read_to(store: Store, settings: Settings) -> int:
 
 def counts(store: Store) -> tuple[int, ...]:
     """Received, accepted, duplicate, rejected."""
-    with store.transaction(Scope.district()) as conn:
-        row = conn.execute(
-            text(
-                "SELECT sum(received), sum(accepted), sum(duplicate), sum(rejected)"
-                " FROM theon.delivery_counts"
-            )
-        ).one()
-    return tuple(int(value or 0) for value in row)
+    return delivered(store, "district")[:4]
 
 
 def found_gaps(store: Store) -> list[KeptGap]:

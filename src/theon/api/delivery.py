@@ -61,7 +61,7 @@ def add_delivery_api(
         app: the application.
         store: where the ledger is.
         read: the mappings, for replays.
-        lake_ids: those noted beside the lake, for replays.
+        lake_ids: ids noted beside the lake, for replays.
     """
     app.state.theon_delivery = DeliveryRoom(store, read, lake_ids)
     app.include_router(router, responses=PROBLEMS)

@@ -87,7 +87,7 @@ def add_xapi(
         app: the application.
         store: where statements and documents are.
         throttle: counts what each client sends.
-        lake_ids: those noted beside the lake.
+        lake_ids: ids noted beside the lake.
 
     Returns:
         The threads that write statements; open them before the application serves.

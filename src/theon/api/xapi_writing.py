@@ -78,7 +78,7 @@ class Writers(AbstractContextManager["Writers"]):
         Args:
             store: where statements go.
             limits: PostgreSQL's settings for a transaction.
-            lake_ids: those noted beside the lake.
+            lake_ids: ids noted beside the lake.
         """
         self._store, self._lake_ids = store, lake_ids
         self._limits = limits

@@ -51,7 +51,7 @@ def accept(
         campus: whose events they are.
         source: their sender, by a name that people know and that does not change.
         arrival: what arrived.
-        lake_ids: those noted beside the lake; without them such events are found when they land.
+        lake_ids: ids noted beside the lake; without them such events are found when they land.
         retracted: `RETRACTED_SCHEMA`: events that hold no longer, whether they came before, come
             now or never did.
         letters: whether what is refused becomes dead letters; not where it is one already.

@@ -9,6 +9,7 @@ instead (`theon.lake.lake_ids`), and what is older than `EVENT_ID_DAYS` moves th
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,7 @@ def register(
         conn: a transaction whose scope holds the campus.
         campus: whose events.
         events: `ARRIVAL_SCHEMA`.
-        lake_ids: those that are noted beside the lake.
+        lake_ids: ids noted beside the lake.
     """
     hashed = _hashes(events)
     found = _noted(lake_ids, campus.slug, hashed)
@@ -150,11 +151,13 @@ def move_old(conn: Connection, lake_ids: LakeIds, rows: int) -> int:
         How many.
     """
     moved = conn.execute(_MOVED, {"days": EVENT_ID_DAYS, "rows": rows}).all()
-    # Of a campus that is gone nothing need be known.
-    for slug in {row.slug for row in moved} - {None}:
-        ids = [row.id_hash.hex for row in moved if row.slug == slug]
-        contents = [row.content_hash.hex for row in moved if row.slug == slug]
-        lake_ids.add(slug, _numbers(ids), _numbers(contents))
+    of_campus: dict[str | None, list[tuple[str, str]]] = defaultdict(list)
+    for row in moved:
+        of_campus[row.slug].append((row.id_hash.hex, row.content_hash.hex))
+    for slug, hashes in of_campus.items():
+        if slug is not None:  # of a campus that is gone nothing need be known
+            ids, contents = zip(*hashes, strict=True)
+            lake_ids.add(slug, _numbers(ids), _numbers(contents))
     return len(moved)
 
 

@@ -67,7 +67,7 @@ def take_in(
         positions: of these partitions, as the caller believes them to be.
         fault: why its messages are refused unread.
         deliveries: what the reader made of this batch, if it was read before.
-        lake_ids: those noted beside the lake.
+        lake_ids: ids noted beside the lake.
         checkpoint: called with the name of each step that was just done, for tests.
 
     Returns:

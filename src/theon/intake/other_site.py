@@ -40,14 +40,7 @@ def refuse_other_site(
     """
     rows = f"read_parquet({sql_text(staged.path)})"
     with open_engine(settings) as engine:
-        [(first, last)] = engine.sql(
-            f"SELECT min(occurred_at), max(occurred_at) FROM {rows}"
-        ).fetchall()
-        near = [
-            file.path
-            for file in lake.files(campus.slug)
-            if first is not None and file.first_at <= last and file.last_at >= first
-        ]
+        near = lake.files_near(engine, campus.slug, staged.path)
         if not near:
             return staged
         said = ", ".join(_SAID)

@@ -236,14 +236,7 @@ def _count_new(lake: EventLake, settings: Settings, campus: str, staged: Staged)
     """How many staged events the lake does not hold; the same event has the same time."""
     source = f"read_parquet({sql_text(staged.path)})"
     with open_engine(settings) as engine:
-        [(first, last)] = engine.sql(
-            f"SELECT min(occurred_at), max(occurred_at) FROM {source}"
-        ).fetchall()
-        near = [
-            file.path
-            for file in lake.files(campus)
-            if first is not None and file.first_at <= last and file.last_at >= first
-        ]
+        near = lake.files_near(engine, campus, staged.path)
         known = f"read_parquet({sql_list(near)}, hive_partitioning = false)"
         where = f"WHERE NOT EXISTS (FROM {known} k WHERE k.event_id = s.event_id)" if near else ""
         [(rows,)] = engine.sql(
@@ -312,10 +305,8 @@ def _stages(
         )
         for number, staged in enumerate(chunks):
             # A database says which site it is; files that came before it did not.
-            first = number == 0
-            yield (
-                refuse_other_site(lake, settings, campus, staged, run.location) if first else staged
-            )
+            where = run.location
+            yield staged if number else refuse_other_site(lake, settings, campus, staged, where)
         if only is None:  # of some ids of the log, the log alone is wanted
             yield from stage_database_outcomes(
                 location, workspace, settings, run.store, campus, prefix=prefix, progress=progress

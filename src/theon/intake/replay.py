@@ -120,7 +120,7 @@ def replay(
         read: the mappings.
         ids: of letters; of those that wait.
         actor: who, for the record.
-        lake_ids: those noted beside the lake.
+        lake_ids: ids noted beside the lake.
         mend: made in a copy of each before.
         note: why, for the record.
     """

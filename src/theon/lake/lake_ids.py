@@ -70,13 +70,13 @@ class LakeIds:
 
     def add(self, campus: str, ids: Hashes, contents: Hashes) -> None:
         """Note ids, each given once, with what they stand for; one that is noted stays as it is."""
-        fresh = ~self.find(campus, ids).known
-        if not fresh.any():
-            return
         folder = self._folder(campus)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            fresh = ~self.find(campus, ids).known
+            if not fresh.any():
+                return
             for left in folder.glob("*.half"):  # by whoever was killed
                 left.unlink()
             added = np.stack([ids[fresh], contents[fresh]])
@@ -125,3 +125,9 @@ def _write(folder: Path, array: Hashes) -> None:
         np.save(out, array)
     flush_to_disk(half)
     half.rename(path)
+    # The name too, before those go that it stands for.
+    entry = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)

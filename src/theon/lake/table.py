@@ -123,6 +123,16 @@ class EventLake:
         """The data files of `campus` (or of all) in `version` (or the newest)."""
         return _files(self._table(version), self.path, campus)
 
+    def files_near(self, engine: duckdb.DuckDBPyConnection, campus: str, staged: Path) -> list[str]:
+        """Paths of the data files of `campus` whose times meet those of a staged file."""
+        [(first, last)] = engine.sql(
+            f"SELECT min(occurred_at), max(occurred_at) FROM read_parquet({sql_text(staged)})"
+        ).fetchall()
+        if first is None:
+            return []
+        files = self.files(campus)
+        return [f.path for f in files if f.first_at <= last and f.last_at >= first]
+
     def changes(self, campus: str, since: int) -> tuple[list[LakeFile], list[LakeFile], int]:
         """What came or went in `campus` after version `since`.
 

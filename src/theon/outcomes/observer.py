@@ -56,6 +56,7 @@ _MAKE_ROOM = text(
     f" SELECT {', '.join(_COLUMNS)} FROM theon.outcome_facts WHERE false"
 )
 _CLEAR = text("DELETE FROM new_facts")
+_Facts = list[tuple[object, ...]] | pa.Table
 _LEARNERS = text(
     "SELECT DISTINCT user_id, course_id FROM theon.outcome_facts WHERE campus_id = :campus"
     " AND course_id = ANY (:courses) AND user_id <> ''"
@@ -104,8 +105,8 @@ def observe(
             only name are found there.
     """
     named = named_ids(events)
-    told = outcome_events(events)
-    if not told.num_rows and not named and not retracted:
+    facts = _derive(outcome_events(events))
+    if not len(facts) and not named and not retracted:
         return Observed()
     lock(conn, campus_id)
     news: set[tuple[str, str, str]] = set()
@@ -116,8 +117,7 @@ def observe(
             retractions = locate_retracted(conn, campus_id, retracted)
             named += [row["event_id"] for row in retracted.to_pylist()]
         news = withdraw_facts(conn, campus_id, named)
-    add = _add_few if told.num_rows <= FEW_EVENTS else _add_many
-    added = add(conn, campus_id, told)
+    added = _add(conn, campus_id, facts)
     news.update(added)
     kinds: Counter[tuple[str, str]] = Counter()
     for (kind, _, course), count in added.items():
@@ -131,27 +131,30 @@ def observe(
     return Observed(kinds.total(), len(learners), rows, kinds, retractions)
 
 
-def _add_few(conn: Connection, campus_id: int, told: pa.Table) -> Counter[tuple[str, str, str]]:
-    """Keep the facts of a handful of events; how many were new of each kind, person and course."""
-    facts = facts_of(told)
-    if not facts:
+def _add(conn: Connection, campus_id: int, facts: _Facts) -> Counter[tuple[str, str, str]]:
+    """Keep facts; how many were new of each kind, person and course."""
+    given: dict[str, object] = {"campus": campus_id}
+    if isinstance(facts, pa.Table):
+        conn.execute(_MAKE_ROOM)
+        copy_in(conn, "new_facts", facts)
+        found = conn.execute(_INSERT_MANY, given).all()
+        conn.execute(_CLEAR)
+    elif facts:
+        columns = zip(*facts, strict=True)
+        given |= {name: list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
+        found = conn.execute(_INSERT_FEW, given).all()
+    else:
         return Counter()
-    columns = zip(*facts, strict=True)
-    values = {name: list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
-    found = conn.execute(_INSERT_FEW, {"campus": campus_id, **values})
     return Counter({(row.kind, row.user_id, row.course_id): row.facts for row in found})
 
 
-def _add_many(conn: Connection, campus_id: int, told: pa.Table) -> Counter[tuple[str, str, str]]:
-    """The same for thousands: planned for them, and loaded in bulk."""
-    conn.execute(_MAKE_ROOM)
+def _derive(told: pa.Table) -> _Facts:
+    """What events say: of a handful as rows, of thousands as a table, planned for them."""
+    if told.num_rows <= FEW_EVENTS:
+        return facts_of(told) if told.num_rows else []
     with open_scratch() as engine:
         parts = derive_facts(engine, told.to_reader(TOGETHER_ROWS), load_rules())
-        facts = (batch for part in parts for batch in part.to_batches())
-        copy_in(conn, "new_facts", pa.RecordBatchReader.from_batches(FACT_SCHEMA, facts))
-    found = conn.execute(_INSERT_MANY, {"campus": campus_id}).all()
-    conn.execute(_CLEAR)
-    return Counter({(row.kind, row.user_id, row.course_id): row.facts for row in found})
+        return pa.concat_tables(parts)
 
 
 def lock(conn: Connection, campus_id: int) -> None:

@@ -58,7 +58,7 @@ def add_delivery_pages(
     Args:
         app: the application.
         read_letters: the mappings, for replays.
-        lake_ids: those noted beside the lake, for replays.
+        lake_ids: ids noted beside the lake, for replays.
         settings: say whether Kafka is read; then the page says what keeps it from that.
     """
     app.state.delivery_settings = settings
